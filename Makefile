@@ -1,0 +1,47 @@
+# Every command does its own set-up; what was built once is found in ${XDG_CACHE_HOME:-~/.cache}/llmops.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo demo-down test test-fast lint generate venv clean bench-%
+
+help: ## Show this list
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: ## From an empty machine to a streamed answer of a real model on a real cluster
+	@$(PYTHON) -m hack.demo up
+
+demo-down: ## Undo it: no process, mount, interface or file stays outside the cache
+	@$(PYTHON) -m hack.demo down
+
+test: venv ## Every test, on a real API server and a real node
+	@$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/golden tests/apiserver tests/integration
+	@$(BIN)/pytest tests/e2e
+
+test-fast: venv ## What needs no cluster
+	@$(BIN)/pytest tests/unit tests/golden
+
+lint: venv ## ruff, mypy, import contracts, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m hack.chart
+
+generate: venv ## Print CRDs, chart schema, chart README and install manifest again
+	$(BIN)/python -m llmops.api.crd --write crds
+	$(BIN)/python -m hack.chart --write
+
+bench-%: venv ## bench-gateway, -autoscale, -reconcile, -backup, -drift: one dimension, its peers in the same run, JSON
+	@PYTHONPATH=operator:serving:. $(BIN)/python -m bench.$*
+
+venv: $(VENV)/.complete ## The environment for development, from hashes
+
+$(VENV)/.complete: hack/locks/dev.txt pyproject.toml
+	$(PYTHON) -m hack.devenv $(VENV)
+	@touch $@
+
+clean: ## Remove the environment (the cache stays)
+	rm -rf $(VENV)

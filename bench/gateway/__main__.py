@@ -1,0 +1,166 @@
+"""The gateway against nginx, vllm-router and smg, and against itself. `python -m bench.gateway [--seconds 4]`.
+
+Peers are taken from the PATH and from the folder in `LLMOPS_BENCH_PEERS`; those that are missing are left out and said
+to be. Every round visits all legs in turn, so that what disturbs the machine disturbs all of them; CPU time of the
+proxy's processes per unit is the figure that a busy machine bends least, and comes first. Other commands:
+`python -m bench.gateway fuzz --count 1000000`, `python -m bench.gateway streams --count 5000`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.gateway import fuzz, legs
+from bench.gateway.legs import Leg
+
+CONNECTIONS = 32
+TOKENS = 64
+TOKEN_SECONDS = 0.005  # so that every token is a read and a write of its own, as from a real engine
+
+
+@dataclass
+class Result:
+    """What the rounds of one leg gave."""
+
+    request_cpu_us: list[float] = field(default_factory=list)
+    chunk_cpu_us: list[float] = field(default_factory=list)
+    requests_per_second: list[float] = field(default_factory=list)
+    p50_us: list[float] = field(default_factory=list)
+    p99_us: list[float] = field(default_factory=list)
+    errors: int = 0
+    memory_mib: float = 0.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gateway")
+    commands = parser.add_subparsers(dest="command")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    fuzzing = commands.add_parser("fuzz")
+    fuzzing.add_argument("--count", type=int, default=1_000_000)
+    fuzzing.add_argument("--seed", type=int, default=1)
+    streaming = commands.add_parser("streams")
+    streaming.add_argument("--count", type=int, default=5000)
+    given = parser.parse_args()
+    if given.command == "fuzz":
+        return fuzz.main(given.count, given.seed)
+    if given.command == "streams":
+        return streams(given.count)
+    return compare(given.seconds, given.rounds, given.json)
+
+
+def load(leg: Leg, seconds: float, *flags: str, connections: int = CONNECTIONS) -> dict[str, Any]:
+    """Run the load generator once, and add the leg's CPU time."""
+    before = leg.cpu_seconds()
+    command = [sys.executable, "-m", "bench.gateway.client", str(leg.port), str(connections), str(seconds), *flags]
+    if leg.key:
+        command += ["--key", leg.key]
+    figures: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=legs.ROOT))
+    figures["cpu"] = leg.cpu_seconds() - before
+    return figures
+
+
+def compare(seconds: float, rounds: int, path: Path | None) -> int:
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
+        ports = legs.free_ports(4)
+        stub = legs.engines(directory, ports, token_seconds=TOKEN_SECONDS)
+        stack.callback(stub.kill)
+        wanted = [
+            Leg("direct", ports[0]),
+            legs.nginx(directory, ports),
+            legs.gateway(directory, ports, name="gateway"),
+            legs.gateway(directory, ports, name="gateway, no keys", keyed=False),
+            legs.router(directory, ports, "vllm-router", "cache_aware", "warning"),
+            legs.router(directory, ports, "vllm-router", "round_robin", "warning"),
+            legs.router(directory, ports, "smg", "cache_aware", "warn"),
+            legs.router(directory, ports, "smg", "round_robin", "warn"),
+        ]
+        present = [leg for leg in wanted if leg is not None]
+        for leg in present:
+            stack.callback(leg.stop)
+        if len(present) < len(wanted):
+            print("not found and left out: nginx, vllm-router or smg (see LLMOPS_BENCH_PEERS)")
+        for leg in present:
+            legs.wait_until_serving(leg)
+        results = measure(present, seconds, rounds)
+    show(results)
+    if path is not None:
+        path.write_text(json.dumps({name: vars(result) for name, result in results.items()}, indent=2))
+    return 1 if any(result.errors for name, result in results.items() if name.startswith("gateway")) else 0
+
+
+def measure(present: list[Leg], seconds: float, rounds: int) -> dict[str, Result]:
+    results = {leg.name: Result() for leg in present}
+    for leg in present:
+        load(leg, 1.0)  # warm: connections, caches
+    for _ in range(rounds):
+        for leg in present:
+            result = results[leg.name]
+            plain = load(leg, seconds)
+            streamed = load(leg, seconds, "--stream", str(TOKENS))
+            calm = load(leg, seconds, "--rate", "500", connections=16)
+            result.request_cpu_us.append(plain["cpu"] / max(1, plain["all_requests"]) * 1e6)
+            result.chunk_cpu_us.append(streamed["cpu"] / max(1, streamed["all_chunks"]) * 1e6)
+            result.requests_per_second.append(plain["requests"] / plain["seconds"])
+            result.p50_us.append(calm["p50_us"])
+            result.p99_us.append(calm["p99_us"])
+            result.errors += plain["errors"] + streamed["errors"] + calm["errors"]
+            result.memory_mib = leg.memory_bytes() / 2**20
+    return results
+
+
+def show(results: dict[str, Result]) -> None:
+    middle = statistics.median
+    print(f"{CONNECTIONS} connections, 1.3 KB chats, streams of {TOKENS} tokens; medians of the rounds")
+    print(f"{'':24}{'CPU/request':>12}{'CPU/chunk':>11}{'requests/s':>12}{'p50':>9}{'p99':>9}{'errors':>8}{'MiB':>7}")
+    print(f"{'':24}{'µs':>12}{'µs':>11}{'':>12}{'µs at 500 requests/s':>22}")
+    for name, result in results.items():
+        print(
+            f"{name:24}{middle(result.request_cpu_us):12.1f}{middle(result.chunk_cpu_us):11.1f}"
+            f"{middle(result.requests_per_second):12.0f}{middle(result.p50_us):9.0f}{middle(result.p99_us):9.0f}"
+            f"{result.errors:8}{result.memory_mib:7.0f}"
+        )
+
+
+def streams(count: int) -> int:
+    """Many slow streams at once: errors, and memory for each of them."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
+        ports = legs.free_ports(4)
+        stub = legs.engines(directory, ports, token_seconds=0.5)
+        stack.callback(stub.kill)
+        leg = legs.gateway(directory, ports)
+        stack.callback(leg.stop)
+        legs.wait_until_serving(leg)
+        before = leg.memory_bytes()
+        command = [sys.executable, "-m", "bench.gateway.client", str(leg.port), str(count), "6", "--stream", "40"]
+        client = subprocess.Popen([*command, "--key", leg.key], cwd=legs.ROOT, stdout=subprocess.PIPE)
+        peak = before
+        while client.poll() is None:
+            peak = max(peak, leg.memory_bytes())
+            try:
+                client.wait(0.2)
+            except subprocess.TimeoutExpired:
+                continue
+        output = client.stdout.read() if client.stdout else b""
+        figures = json.loads(output)
+    print(
+        f"{count} streams: {figures['all_requests']} answered, {figures['errors']} errors, "
+        f"{(peak - before) / count / 1024:.1f} KiB each ({before / 2**20:.0f} -> {peak / 2**20:.0f} MiB)"
+    )
+    return 1 if figures["errors"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Print what the chart is made of from the code: `python -m hack.chart --write`.
+
+values.schema.json comes from the models below (the operator's own where a value is handed to it), the chart's CRDs
+are the printed ones, and manifests/install.yaml is the chart with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from hack.cluster import tools
+from llmops.config import Model, Profile
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm" / "llmops"
+Json = dict[str, Any]
+
+
+class Image(Model):
+    """Where an image of ours is; the digest wins over the tag."""
+
+    repository: str = Field(description="Name without tag.")
+    tag: str = Field(default="", description="Empty: the chart's version.")
+    digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$", description="sha256:...")
+
+
+class Placement(Model):
+    """Where pods of ours may run."""
+
+    pod_annotations: dict[str, str] = Field(default_factory=dict, description="Annotations of the pods.")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="Labels a node must have.")
+    tolerations: tuple[Json, ...] = Field(default=(), description="Taints to tolerate.")
+    affinity: Json = Field(default_factory=dict, description="Pod affinity, as in a Pod.")
+    priority_class_name: str = Field(default="", description="PriorityClass.")
+    resources: Json = Field(default_factory=dict, description="Resources, as in a Container.")
+
+
+class Operator(Placement):
+    """The controller."""
+
+    image: Image
+    replicas: int = Field(default=1, ge=1, le=5, description="One acts; the others take over within seconds.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged.")
+
+
+class Service(Model):
+    """How clients reach the gateway."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(default="ClusterIP", description="Service type.")
+    port: int = Field(default=80, ge=1, le=65535, description="Port of the Service.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations of the Service.")
+
+
+class Gateway(Placement):
+    """The OpenAI-compatible front door."""
+
+    replicas: int = Field(default=1, ge=1, description="Gateway pods.")
+    require_keys: bool = Field(default=False, description="Ask every client for a key.")
+    service: Service = Service()
+    termination_grace_period_seconds: int = Field(default=630, ge=0, description="How long answers may be finished.")
+
+
+class Serving(Model):
+    """The gateway and the jobs that download and verify weights."""
+
+    image: Image
+
+
+class Trainer(Model):
+    """What checks data sets, and trains on profiles without an accelerator."""
+
+    image: Image
+
+
+class Global(Model):
+    """Shared by every pod."""
+
+    image_registry: str = Field(default="", description="Put before images that name no registry.")
+    image_pull_secrets: tuple[str, ...] = Field(default=(), description="Secrets for pulling.")
+
+
+class Crds(Model):
+    """The CustomResourceDefinitions."""
+
+    enabled: bool = Field(default=True, description="Install and upgrade them with the chart.")
+    keep: bool = Field(default=True, description="Leave them when the chart is uninstalled.")
+
+
+class Sources(Model):
+    """Where weights may come from."""
+
+    hugging_face_endpoint: str = Field(default="", description="Base URL of a hub mirror; empty: the public hub.")
+    s3_endpoint: str = Field(default="", description="Default endpoint of s3:// sources.")
+    allow_private_networks: bool = Field(default=False, description="Let sources resolve to private addresses.")
+
+
+class ServiceMonitor(Model):
+    """For the Prometheus operator."""
+
+    enabled: bool = Field(default=False, description="Create ServiceMonitors.")
+    interval: str = Field(default="15s", description="Scrape interval.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels a Prometheus selects by.")
+
+
+class Metrics(Model):
+    """Who may scrape."""
+
+    namespaces: tuple[str, ...] = Field(default=("monitoring",), description="Namespaces whose pods may scrape.")
+    service_monitor: ServiceMonitor = ServiceMonitor()
+
+
+class Switch(Model):
+    """Something that is there or not."""
+
+    enabled: bool = Field(default=True, description="Whether it is created.")
+
+
+class Test(Model):
+    """`helm test`."""
+
+    model: str = Field(default="", description="Model to ask; empty: the first one listed.")
+
+
+class Values(Model):
+    """Values of the chart."""
+
+    global_: Global = Field(default=Global(), alias="global")
+    crds: Crds = Crds()
+    namespaces: tuple[str, ...] = Field(default=(), description="Namespaces to serve; empty: the whole cluster.")
+    operator: Operator
+    gateway: Gateway
+    serving: Serving
+    trainer: Trainer
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When nodes pull images."
+    )
+    sources: Sources = Sources()
+    profiles: dict[str, Profile | None] = Field(description="Accelerators by the name users write; null removes one.")
+    metrics: Metrics = Metrics()
+    network_policy: Switch = Switch()
+    test: Test = Test()
+
+
+def schema() -> str:
+    """values.schema.json."""
+    return json.dumps(Values.model_json_schema(by_alias=True), indent=2, sort_keys=True) + "\n"
+
+
+def crds() -> dict[Path, str]:
+    """The chart's copy of the CRDs."""
+    return {CHART / "files" / "crds" / path.name: path.read_text() for path in sorted((ROOT / "crds").glob("*.yaml"))}
+
+
+def install() -> str:
+    """manifests/install.yaml: the chart's defaults in the namespace llmops-system."""
+    namespace = yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "llmops-system"}})
+    command = [tools.program("helm", "helm"), "template", "llmops", CHART, "--namespace", "llmops-system"]
+    command += ["--skip-tests", "--set", "crds.keep=false"]
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return f"# Printed by `python -m hack.chart --write`: the chart with its defaults.\n{namespace}{rendered}"
+
+
+def readme() -> str:
+    """The chart's README: every value with its default and meaning."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    rows = [
+        f"| `{path}` | `{json.dumps(_at(values, path))}` | {meaning} |"
+        for path, meaning in _rows(Values.model_json_schema())
+    ]
+    profiles = ", ".join(f"`{name}`" for name in values["profiles"])
+    return "\n".join(
+        [
+            "# llmops",
+            "",
+            "    helm install llmops helm/llmops --namespace llmops-system --create-namespace --wait",
+            "",
+            f"Profiles that ship: {profiles}. No other software is required in the cluster.",
+            "",
+            "| value | default | meaning |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _at(values: Json, path: str) -> Any:
+    here: Any = values
+    for part in path.split("."):
+        here = here[part]
+    return "see values.yaml" if path == "profiles" else here
+
+
+def _rows(whole: Json) -> list[tuple[str, str]]:
+    """Path and meaning of every value that has no values below it."""
+    found: list[tuple[str, str]] = []
+
+    def walk(node: Json, path: str) -> None:
+        node = {**whole["$defs"].get(node.get("$ref", "").rpartition("/")[2], {}), **node}
+        if "properties" not in node:
+            found.append((path, node.get("description", "").replace("|", "\\|")))
+        for name, child in node.get("properties", {}).items():
+            walk(child, f"{path}.{name}" if path else name)
+
+    walk({key: value for key, value in whole.items() if key != "$defs"}, "")
+    return found
+
+
+def files() -> dict[Path, str]:
+    """Every generated file with its content; the schema and CRDs come first, because helm reads them."""
+    return {CHART / "values.schema.json": schema(), **crds(), CHART / "README.md": readme()}
+
+
+def main() -> int:
+    """Write, or say what is stale."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the files instead of comparing")
+    write = parser.parse_args().write
+    stale = []
+    for path, content in (*files().items(), (ROOT / "manifests" / "install.yaml", None)):
+        text = content if content is not None else install()
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(path.relative_to(ROOT))
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    for path in stale:
+        print(("wrote " if write else "stale: ") + str(path))
+    return 0 if write or not stale else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

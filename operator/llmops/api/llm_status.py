@@ -1,0 +1,73 @@
+"""What the operator reports about an LLMDeployment. Facts that hold: numbers that move are metrics."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from llmops.api.meta import Condition, StatusModel
+from llmops.api.rules import MapByKey
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class ModelStatus(StatusModel):
+    """Which bytes are served."""
+
+    revision: str | None = Field(
+        default=None,
+        max_length=255,
+        description="The immutable revision that spec.model was resolved to. Example: a commit.",
+    )
+    digest: str | None = Field(
+        default=None, max_length=128, description="Digest over every file's name and hash. Example: sha256:4b7d..."
+    )
+    bytes: Count | None = Field(default=None, description="Size of all files, in bytes.")
+
+
+class WeightsStatus(StatusModel):
+    """Where the model's files are."""
+
+    claim: str | None = Field(
+        default=None, max_length=253, description="Volume claim that holds the files. Example: support-weights-1f0c."
+    )
+    path: str | None = Field(default=None, max_length=1024, description="Directory of the files on the volume.")
+
+
+class AdapterStatus(StatusModel):
+    """How far an adapter is."""
+
+    name: str = Field(max_length=63, description="Name of the adapter, as in spec.adapters.")
+    digest: str | None = Field(
+        default=None, max_length=128, description="Digest over every file's name and hash. Example: sha256:4b7d..."
+    )
+    ready_replicas: Count = Field(default=0, description="Replicas that have it loaded.")
+    message: str | None = Field(default=None, max_length=512, description="What it waits for, while it is not there.")
+
+
+class LLMDeploymentStatus(StatusModel):
+    """What is so."""
+
+    observed_generation: Count = Field(default=0, description="The metadata.generation that this status is about.")
+    conditions: Annotated[list[Condition], MapByKey("type")] = Field(
+        default=[], max_length=16, description="What holds and why. Ready is the one to wait for."
+    )
+    replicas: Count = Field(default=0, description="Replicas that exist, ready or not.")
+    ready_replicas: Count = Field(default=0, description="Replicas that answer requests.")
+    desired_replicas: Count | None = Field(
+        default=None, description="Replicas that should exist now: spec.replicas, or what load asks for."
+    )
+    selector: str | None = Field(
+        default=None, max_length=1024, description="Label selector of the pods, for HorizontalPodAutoscalers."
+    )
+    model: ModelStatus = Field(default=ModelStatus(), description="Which bytes are served.")
+    weights: WeightsStatus = Field(default=WeightsStatus(), description="Where the model's files are.")
+    adapters: Annotated[list[AdapterStatus], MapByKey("name")] = Field(
+        default=[], max_length=32, description="How far each adapter is."
+    )
+    endpoint: str | None = Field(
+        default=None,
+        max_length=512,
+        description="Base URL for OpenAI clients. Example: http://llmops-gateway.llmops-system.svc/v1.",
+    )

@@ -1,0 +1,161 @@
+"""`llmops doctor`: is everything there that a deployment needs?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated, Literal
+
+import typer
+
+from llmops import names
+from llmops.cli import gateway
+from llmops.cli.cluster import NO, Cluster, Context, Json, Refused
+from llmops.cli.output import Form, Output, now, print_json
+from llmops.shell import resources
+from llmops.shell.resources import Resource
+
+CRD = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
+STORAGE_CLASS = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses")
+OPERATOR = "app.kubernetes.io/name=llmops,app.kubernetes.io/component=operator"
+ACCELERATORS = ("nvidia.com/", "amd.com/", "gpu.intel.com/", "habana.ai/", "google.com/tpu", "aws.amazon.com/neuron")
+OLDEST_KUBERNETES = (1, 30)  # CEL's fieldPath and ValidatingAdmissionPolicy v1
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
+Where = Annotated[str | None, typer.Option("--namespace", "-n", help="Where the chart is installed. Default: found.")]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question. `unknown`: the reader may not look."""
+
+    check: str
+    verdict: Literal["ok", "warning", "problem", "unknown"]
+    message: str
+
+
+def doctor(*, namespace: Where = None, context: Context = None, output: Output = Form.TEXT) -> None:
+    """Check the installation. Exit code 1: something is missing or broken."""
+    cluster = Cluster(context)
+    checks: dict[str, Callable[[], Finding]] = {
+        "versions": lambda: _versions(cluster),
+        "kinds": lambda: _kinds(cluster),
+        "operator": lambda: _operator(cluster, namespace),
+        "lease": lambda: _lease(cluster, namespace),
+        "gateway": lambda: _gateway(cluster, namespace),
+        "storage": lambda: _storage(cluster),
+        "accelerators": lambda: _accelerators(cluster),
+    }
+    findings = [_asked(name, check) for name, check in checks.items()]
+    if output is Form.JSON:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.verdict:8} {finding.check:12} {finding.message}")
+    if any(finding.verdict == "problem" for finding in findings):
+        raise typer.Exit(NO)
+
+
+def _asked(name: str, check: Callable[[], Finding]) -> Finding:
+    """The finding; a refusal by the API server is one as well, so that read-only users get the rest."""
+    try:
+        return check()
+    except Refused as refusal:
+        if refusal.status == 403:
+            return Finding(name, "unknown", f"you may not look: {refusal.message}")
+        return Finding(name, "problem", refusal.message)
+
+
+def _versions(cluster: Cluster) -> Finding:
+    from importlib.metadata import version  # noqa: PLC0415 - a fifth of the start-up time
+
+    server = cluster.page("/version")
+    number = (int(server["major"]), int(server["minor"].rstrip("+")))
+    text = f"llmops {version('llmops-operator')}, Kubernetes {server['gitVersion']}"
+    if number < OLDEST_KUBERNETES:
+        return Finding("versions", "problem", f"{text}: at least 1.30 is needed")
+    return Finding("versions", "ok", text)
+
+
+def _kinds(cluster: Cluster) -> Finding:
+    try:
+        served = {each["name"] for each in cluster.page(f"/apis/{names.API_VERSION}")["resources"]}
+    except Refused as refusal:
+        if refusal.status != NOT_SERVED:
+            raise
+        return Finding("kinds", "problem", f"{names.API_VERSION} is not served: install the chart (its crds.enabled)")
+    plurals = sorted(plural for plural in served if "/" not in plural)
+    if resources.LLM_DEPLOYMENT.plural not in plurals:
+        return Finding("kinds", "problem", f"llmdeployments is missing; served: {', '.join(plurals)}")
+    return Finding("kinds", "ok", ", ".join(plurals))
+
+
+NOT_SERVED = 404
+
+
+def _operator(cluster: Cluster, namespace: str | None) -> Finding:
+    pods = cluster.list(resources.POD, namespace, labelSelector=OPERATOR)
+    return _running("operator", pods, "nothing acts on deployments")
+
+
+def _gateway(cluster: Cluster, namespace: str | None) -> Finding:
+    pods = cluster.list(resources.POD, namespace, labelSelector=gateway.SELECTOR)
+    return _running("gateway", pods, "nobody answers requests")
+
+
+def _running(check: str, pods: list[Json], consequence: str) -> Finding:
+    if not pods:
+        return Finding(check, "problem", f"no pod: {consequence}. Is the chart installed?")
+    ready = [pod for pod in pods if _is_ready(pod)]
+    text = f"{len(ready)} of {len(pods)} pods ready in {pods[0]['metadata']['namespace']}"
+    if not ready:
+        return Finding(check, "problem", f"{text}: {consequence}")
+    restarts = max(each.get("restartCount", 0) for pod in pods for each in pod["status"].get("containerStatuses", [{}]))
+    if len(ready) < len(pods) or restarts > 3:
+        return Finding(check, "warning", f"{text}, up to {restarts} restarts")
+    return Finding(check, "ok", text)
+
+
+def _lease(cluster: Cluster, namespace: str | None) -> Finding:
+    leases = cluster.list(resources.LEASE, namespace)
+    mine = [each for each in leases if each["metadata"]["name"].startswith("llmops")]
+    if not mine:
+        return Finding("lease", "problem", "no operator holds a Lease: none is active")
+    spec = mine[0]["spec"]
+    held = (now() - datetime.fromisoformat(spec["renewTime"])).total_seconds() if spec.get("renewTime") else None
+    holder = spec.get("holderIdentity") or "nobody"
+    if held is None or held > 2 * spec.get("leaseDurationSeconds", 10) or holder == "nobody":
+        since = "never" if held is None else f"{held:.0f} s ago"
+        return Finding("lease", "problem", f"held by {holder}, renewed {since}: no operator is active")
+    return Finding("lease", "ok", f"held by {holder}")
+
+
+def _storage(cluster: Cluster) -> Finding:
+    classes = cluster.list(STORAGE_CLASS, None)
+    named = ", ".join(each["metadata"]["name"] for each in classes)
+    if not classes:
+        return Finding("storage", "problem", "no StorageClass: weights have nowhere to go")
+    if not any(each["metadata"].get("annotations", {}).get(DEFAULT_CLASS) == "true" for each in classes):
+        text = f"no default StorageClass; deployments must say model.storage.className (one of {named})"
+        return Finding("storage", "warning", text)
+    return Finding("storage", "ok", named)
+
+
+def _accelerators(cluster: Cluster) -> Finding:
+    totals: dict[str, int] = {}
+    for node in cluster.list(resources.NODE, None):
+        for resource, amount in node.get("status", {}).get("allocatable", {}).items():
+            if resource.startswith(ACCELERATORS):
+                totals[resource] = totals.get(resource, 0) + int(amount)
+    if not any(totals.values()):
+        text = "no node advertises any: only the profile cpu can run (is the vendor's device plugin installed?)"
+        return Finding("accelerators", "warning", text)
+    return Finding(
+        "accelerators", "ok", ", ".join(f"{resource}: {amount}" for resource, amount in sorted(totals.items()))
+    )
+
+
+def _is_ready(pod: Json) -> bool:
+    given = pod.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in given)

@@ -1,0 +1,159 @@
+"""One engine pod: how vLLM is started, what it may write to, how its health is asked and how it is drained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmops import names
+from llmops.api.conditions import Reason
+from llmops.api.llm_deployment import LLMDeployment
+from llmops.api.problem import NeedsUser
+from llmops.config import Config, Profile
+from llmops.desired import adapters, pods, weights
+from llmops.desired.adapters import Adapter
+
+Json = dict[str, Any]
+
+COMPONENT = "engine"
+CONTAINER = "engine"
+LOAD_SECONDS = 3600  # a start-up probe longer than any model takes to load, so that nobody kills a slow disk's pod
+DEFAULT_GRACE_SECONDS = 600  # as long as a request may take
+
+# A pod that is told to go still gets requests until every gateway has heard of it, and has some in flight: wait for
+# the news to spread, then until the engine itself says that it is idle. The kubelet bounds this by the grace period.
+DRAIN = """
+import time, urllib.request
+def busy():
+    text = urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=5).read().decode()
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0] in names)
+time.sleep(3)
+while busy() > 0:
+    time.sleep(0.5)
+"""
+
+
+def profile(llm: LLMDeployment, config: Config) -> Profile:
+    """The accelerator profile the spec names.
+
+    Raises:
+        NeedsUser: the cluster has no such profile.
+    """
+    name = llm.spec.accelerator.profile
+    if name not in config.profiles:
+        known = ", ".join(sorted(config.profiles))
+        raise NeedsUser(
+            Reason.UNKNOWN_PROFILE,
+            f"spec.accelerator.profile '{name}' is not configured in this cluster. Use one of: {known}.",
+        )
+    return config.profiles[name]
+
+
+def served_name(llm: LLMDeployment) -> str:
+    """The model name clients send."""
+    return llm.spec.model.served_name or llm.metadata.name
+
+
+def grace_seconds(llm: LLMDeployment) -> int:
+    """How long a pod that was told to go may finish what it is answering."""
+    asked = llm.spec.pod.termination_grace_period_seconds
+    return DEFAULT_GRACE_SECONDS if asked is None else asked
+
+
+def template(llm: LLMDeployment, config: Config, labels: dict[str, str], loras: Sequence[Adapter] = ()) -> Json:
+    """The pod template of one engine on one node, with the adapters that are there."""
+    chosen, wishes, mount = profile(llm, config), llm.spec.pod, weights.mount(llm)
+    pod_security, _ = pods.security()
+    tmp_volume, tmp_mount = pods.scratch("10Gi")
+    shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": chosen.shared_memory}}
+    shm_mount = {"name": "shm", "mountPath": "/dev/shm"}  # noqa: S108 - a volume of the pod
+    spec: Json = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": pod_security,
+        "terminationGracePeriodSeconds": grace_seconds(llm),
+        "containers": [_container(llm, config, chosen, [tmp_mount, shm_mount, mount.mount], mount.model_path)],
+        "volumes": [tmp_volume, shm, mount.volume],
+    }
+    optional = {
+        "nodeSelector": {**chosen.node_selector, **wishes.node_selector},
+        "tolerations": [*chosen.tolerations, *(_plain(toleration) for toleration in wishes.tolerations)],
+        "affinity": wishes.affinity,
+        "runtimeClassName": chosen.runtime_class_name,
+        "priorityClassName": wishes.priority_class_name,
+        "imagePullSecrets": [{"name": name} for name in config.images.pull_secrets],
+    }
+    spec |= {name: value for name, value in optional.items() if value}
+    claims, mounts = adapters.volumes(loras)
+    spec["volumes"] += claims
+    spec["containers"][0]["volumeMounts"] += mounts
+    spec["containers"][0]["args"] += adapters.arguments(loras)
+    meta: Json = {"labels": {**wishes.labels, **labels}}
+    if wishes.annotations:
+        meta["annotations"] = dict(wishes.annotations)
+    return {"metadata": meta, "spec": spec}
+
+
+def _plain(toleration: Any) -> Json:
+    value: Json = toleration.model_dump(by_alias=True, exclude_none=True)
+    return value
+
+
+def _container(llm: LLMDeployment, config: Config, chosen: Profile, mounts: list[Json], model_path: str) -> Json:
+    _, container_security = pods.security()
+    health: Json = {"httpGet": {"path": "/health", "port": "http"}}
+    return {
+        "name": CONTAINER,
+        "image": llm.spec.engine.image or chosen.image,
+        "imagePullPolicy": config.images.pull_policy,
+        "command": list(chosen.command),
+        "args": arguments(llm, chosen, model_path),
+        "env": pods.environment({**pods.BASE_ENV, **_OFFLINE, **chosen.env}),
+        "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}],
+        "resources": resources(llm, chosen),
+        "securityContext": container_security,
+        # Without a message of its own, the last lines a crashed engine printed are the best reason there is.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "startupProbe": {**health, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": LOAD_SECONDS},
+        "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
+        "livenessProbe": {**health, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
+        "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", DRAIN.strip()]}}},
+        "volumeMounts": mounts,
+    }
+
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def arguments(llm: LLMDeployment, chosen: Profile, model_path: str) -> list[str]:
+    """The engine's arguments: the profile's, then the spec's, then what no one may change."""
+    engine = llm.spec.engine
+    spoken: dict[str, str] = {
+        **chosen.args,
+        "dtype": engine.dtype,
+        **({"quantization": engine.quantization} if engine.quantization else {}),
+        **({"max-model-len": str(engine.max_model_len)} if engine.max_model_len else {}),
+        **({"tensor-parallel-size": str(engine.tensor_parallel)} if engine.tensor_parallel > 1 else {}),
+        **({"pipeline-parallel-size": str(engine.pipeline_parallel)} if engine.pipeline_parallel > 1 else {}),
+        **engine.args,
+        "model": model_path,
+        "served-model-name": served_name(llm),
+        "host": "0.0.0.0",
+        "port": str(names.ENGINE_PORT),
+    }
+    return [f"--{name}={value}" if value != "" else f"--{name}" for name, value in sorted(spoken.items())]
+
+
+def resources(llm: LLMDeployment, chosen: Profile) -> Json:
+    """What a pod asks for: the profile's, overridden by the spec's, plus the accelerators, which nobody overrides."""
+    asked = llm.spec.pod.resources
+    wanted: Json = {
+        section: {**chosen.resources.get(section, {}), **values}
+        for section, values in (("requests", asked.requests), ("limits", asked.limits))
+    }
+    if chosen.resource:
+        count = str(llm.spec.accelerator.count)
+        for section in wanted.values():
+            section[chosen.resource] = count
+    return {section: values for section, values in wanted.items() if values}

@@ -1,0 +1,146 @@
+"""Prometheus rules for the gateway's promises: error budgets burnt too fast, and what holds requests up.
+
+Multi-window, multi-burn-rate alerts after the Google SRE Workbook, chapter 5: a long window says that it matters, a
+short one that it still goes on. Both must hold, so that an alert comes soon and leaves soon. A minimum of requests
+keeps one failure among three from paging anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Rule = dict[str, Any]
+
+BY = "namespace, model"
+MODEL = "{{ $labels.namespace }}/{{ $labels.model }}"
+# (burn rate, long window, short window, severity): 2 % of a month's budget in an hour, 5 % in six, 10 % in three days.
+BURNS = ((14.4, "1h", "5m", "critical"), (6.0, "6h", "30m", "critical"), (1.0, "3d", "6h", "warning"))
+WINDOWS = sorted({window for burn in BURNS for window in burn[1:3]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objectives:
+    """What is promised. Seconds must be bounds of the gateway's histograms, or nothing is counted."""
+
+    availability: float = 0.999
+    fast_enough: float = 0.95
+    first_token_seconds: float = 2.5
+    between_tokens_seconds: float = 0.2
+    least_requests: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """One objective: the share of `bad` among `all`, as PromQL with `$w` for the window."""
+
+    key: str
+    alert: str
+    objective: float
+    bad: str
+    all: str
+    says: str
+
+
+def slo_groups(objectives: Objectives | None = None, *, runbooks: str | None = None) -> list[dict[str, Any]]:
+    """The groups for all models behind the gateway: recorded ratios, and the alerts on them."""
+    wanted = objectives or Objectives()
+    promises = _promises(wanted)
+    ratios = [_ratio(promise, window) for promise in promises for window in WINDOWS]
+    alerts = [_alert(promise, burn, wanted, runbooks) for promise in promises for burn in BURNS]
+    return [
+        {"name": "llmops-slo-ratios", "interval": "1m", "rules": ratios},
+        {"name": "llmops-slo", "interval": "1m", "rules": [*alerts, *_queues(runbooks)]},
+    ]
+
+
+def _promises(wanted: Objectives) -> tuple[Promise, ...]:
+    return (
+        Promise(
+            key="availability",
+            alert="LLMErrorBudgetBurn",
+            objective=wanted.availability,
+            bad=f'sum by ({BY}) (rate(llmops_gateway_requests_total{{code=~"5.."}}[$w]))',
+            all=f"sum by ({BY}) (rate(llmops_gateway_requests_total[$w]))",
+            says="answers are errors",
+        ),
+        _latency("first_token", "LLMFirstTokenSlow", "time_to_first_token_seconds", wanted.first_token_seconds, wanted),
+        _latency("between_tokens", "LLMTokensSlow", "inter_token_seconds", wanted.between_tokens_seconds, wanted),
+    )
+
+
+def _latency(key: str, alert: str, histogram: str, bound: float, wanted: Objectives) -> Promise:
+    metric = f"llmops_gateway_{histogram}"
+    le = f"{bound:g}".replace(".", "[.]")
+    everything = f"sum by ({BY}) (rate({metric}_count[$w]))"
+    return Promise(
+        key=key,
+        alert=alert,
+        objective=wanted.fast_enough,
+        bad=f'{everything} - sum by ({BY}) (rate({metric}_bucket{{le=~"{le}([.]0)?"}}[$w]))',
+        all=everything,
+        says=f"take longer than {bound:g} s",
+    )
+
+
+def _ratio(promise: Promise, window: str) -> Rule:
+    # A model without errors has no 5xx series at all: zero times its requests stands in, or its ratio would be missing.
+    bad = f"(({promise.bad}) or 0 * {promise.all})".replace("$w", window)
+    whole = f"({promise.all} > 0)".replace("$w", window)
+    return {
+        "record": f"llmops:slo_bad_ratio:{window}",
+        "expr": f"{bad} / {whole}",
+        "labels": {"slo": promise.key},
+    }
+
+
+def _alert(promise: Promise, burn: tuple[float, str, str, str], wanted: Objectives, runbooks: str | None) -> Rule:
+    rate, long, short, severity = burn
+    bar = f"{rate * (1 - promise.objective):.6g}"
+    ratios = [f'llmops:slo_bad_ratio:{window}{{slo="{promise.key}"}}' for window in (long, short)]
+    requests = f"sum by ({BY}) (increase(llmops_gateway_requests_total[{long}])) >= {wanted.least_requests}"
+    return _rule(
+        promise.alert,
+        f"{ratios[0]} > {bar} and {ratios[1]} > {bar} and on ({BY}) ({requests})",
+        {"severity": severity, "window": long},
+        held="2m",
+        summary=f"{MODEL}: {{{{ $value | humanizePercentage }}}} of requests in {long} {promise.says}, "
+        f"{rate:g} times what the objective of {promise.objective:.4g} allows",
+        runbooks=runbooks,
+    )
+
+
+def _queues(runbooks: str | None) -> list[Rule]:
+    """What holds requests up before an engine sees them, and the loss of the gateway's own voice."""
+    return [
+        _rule(
+            "LLMRequestsHeld",
+            f"sum by ({BY}) (llmops_gateway_held) > 0",
+            {"severity": "warning"},
+            held="10m",
+            summary=f"{MODEL}: {{{{ $value }}}} requests have waited ten minutes for a pod; see its Ready condition",
+            runbooks=runbooks,
+        ),
+        _rule(
+            "LLMWakeUpFails",
+            f'sum by ({BY}) (increase(llmops_gateway_requests_total{{code="503"}}[15m])) > 0'
+            f" and on ({BY}) sum by ({BY}) (llmops_gateway_held) > 0",
+            {"severity": "critical"},
+            held="5m",
+            summary=f"{MODEL}: held requests are given up with 503; the model does not wake",
+            runbooks=runbooks,
+        ),
+        _rule(
+            "LLMGatewayMissing",
+            "absent_over_time(llmops_gateway_connections[10m])",
+            {"severity": "critical"},
+            held="5m",
+            summary="Prometheus sees no gateway: neither load, latency nor drift of any model is known",
+            runbooks=runbooks,
+        ),
+    ]
+
+
+def _rule(name: str, expr: str, labels: dict[str, str], *, held: str, summary: str, runbooks: str | None) -> Rule:
+    runbook = {"runbook_url": f"{runbooks.rstrip('/')}/{name}"} if runbooks else {}
+    return {"alert": name, "expr": expr, "for": held, "labels": labels, "annotations": {"summary": summary} | runbook}

@@ -1,0 +1,101 @@
+"""One look at what an LLMDeployment has: from the mirror, and from the cluster only what no watch tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from llmops import names
+from llmops.api import source as sources
+from llmops.api.conditions import Reason
+from llmops.api.fine_tune_job import FineTuneJob
+from llmops.api.llm_deployment import LLMDeployment, ModelStatus
+from llmops.desired import engine, serving, weights
+from llmops.judge import adapters, pods
+from llmops.judge import weights as weights_verdict
+from llmops.judge.status import Serving
+from llmops.shell import capacity
+from llmops.shell.mirror import Key
+from llmops.shell.resources import FINE_TUNE_JOB
+from llmops.shell.world import World
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look at the children showed."""
+
+    children: tuple[Json, ...]
+    serving: Serving
+    job: Json | None
+    weights: weights_verdict.Weights
+    outdated: bool
+    adapters: dict[str, adapters.Found]
+
+
+async def children(llm: LLMDeployment, key: Key, world: World, now: datetime) -> Seen:
+    """One look at the children; asks the cluster only for what no watch tells."""
+    found = tuple(world.mirror.children(key))
+    named = {(child["kind"], child["metadata"]["name"]): child for child in found}
+    job = named.get(("Job", weights.job_name(llm)))
+    claim = named.get(("PersistentVolumeClaim", weights.claim_name(llm)))
+    job_pods = _pods(world.mirror.children(Key(names.LABEL_WEIGHTS, key.namespace, weights.digest(llm))))
+    engines = tuple(pod for pod in _pods(found) if _component(pod) == engine.COMPONENT)
+    workload = named.get(("Deployment", serving.name(llm))) or named.get(("LeaderWorkerSet", serving.name(llm)))
+    outdated = weights_verdict.outdated(job, claim, now)
+    return Seen(
+        children=found,
+        serving=Serving(workload, engines, await _free(llm, engines, world)),
+        job=job,
+        weights=await _weights(llm, None if outdated else job, [] if outdated else job_pods, world),
+        outdated=outdated,
+        adapters=await _adapters(llm, world),
+    )
+
+
+async def _weights(
+    llm: LLMDeployment, job: Json | None, job_pods: Sequence[Json], world: World
+) -> weights_verdict.Weights:
+    if isinstance(sources.parse(llm.spec.model.source), sources.Image):
+        return weights_verdict.mounted_image()
+    same = llm.status.weights.claim == weights.mounted_claim(llm)
+    known = llm.status.model if same else ModelStatus()
+    return weights_verdict.of(job, job_pods, await _progress(job_pods, world), known)
+
+
+async def _progress(job_pods: Sequence[Json], world: World) -> weights_verdict.Progress | None:
+    for pod in job_pods:
+        if pod.get("status", {}).get("phase") == "Running":
+            meta = pod["metadata"]
+            log_lines = await world.cluster.logs(meta["namespace"], meta["name"], container="fetch", tail=20)
+            return weights_verdict.progress(log_lines)
+    return None
+
+
+async def _adapters(llm: LLMDeployment, world: World) -> dict[str, adapters.Found]:
+    """Each adapter of the spec, as far as its FineTuneJob has come."""
+    found = {}
+    for adapter in llm.spec.adapters:
+        name = adapter.source.partition("://")[2]
+        live = await world.cluster.get(FINE_TUNE_JOB, llm.metadata.namespace, name)
+        found[adapter.name] = adapters.found(llm, adapter, FineTuneJob.from_manifest(live) if live else None)
+    return found
+
+
+async def _free(llm: LLMDeployment, engines: Sequence[Json], world: World) -> str:
+    resource = engine.profile(llm, world.config).resource
+    problem = pods.trouble(engines)
+    if problem is None or problem.reason != Reason.WAITING_FOR_GPU or resource is None:
+        return ""
+    return await capacity.sentence(world.cluster, resource, llm.spec.accelerator.count)
+
+
+def _pods(children: Sequence[Json]) -> list[Json]:
+    return [child for child in children if child["kind"] == "Pod"]
+
+
+def _component(pod: Json) -> str:
+    return str(pod["metadata"].get("labels", {}).get(names.LABEL_COMPONENT, ""))

@@ -1,0 +1,133 @@
+"""Keys that wait to be looked at: one worker per key at a time, bounded workers, back-off per key.
+
+A wake carries no difference, only the key, so that losing, doubling or reordering wakes changes nothing. Waking a key
+while it is being worked on makes it run once more afterwards, not twice at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+BACKOFF_SECONDS = (1.0, 300.0)
+DEADLINE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[K]):
+    """What happened to one key, for metrics: `error` is what it raised, `seconds` how long it took."""
+
+    key: K
+    seconds: float
+    error: BaseException | None
+
+
+class Wakeups(Generic[K]):
+    """A queue of keys with due times.
+
+    `work(key)` returns when to look again, or `None` for "when something changes". What it raises is reported to
+    `done` and retried: 1 s, doubling to 5 minutes, with jitter, so that one poisoned object costs little and delays
+    nobody.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[K], Awaitable[timedelta | None]],
+        *,
+        workers: int,
+        done: Callable[[Outcome[K]], None],
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._work, self._workers, self._done = work, workers, done
+        self._clock, self._jitter = clock, jitter
+        self._due: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._order = itertools.count()
+        self._running: set[K] = set()
+        self._again: set[K] = set()
+        self._failures: dict[K, int] = {}
+        self._changed = asyncio.Event()
+
+    def wake(self, key: K, *, after: float = 0.0) -> None:
+        """Look at `key` within `after` seconds; an earlier appointment stands."""
+        if key in self._running and after == 0.0:
+            self._again.add(key)
+            return
+        due = self._clock() + after
+        if key in self._due and self._due[key] <= due:
+            return
+        self._due[key] = due
+        heapq.heappush(self._heap, (due, next(self._order), key))
+        self._changed.set()
+
+    @property
+    def depth(self) -> int:
+        """How many keys are due now or being worked on."""
+        now = self._clock()
+        return len(self._running) + sum(1 for due in self._due.values() if due <= now)
+
+    @property
+    def lateness(self) -> float:
+        """By how many seconds the oldest due key is late: the operator's health."""
+        return max(0.0, self._clock() - min(self._due.values(), default=self._clock()))
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._workers):
+                group.create_task(self._worker())
+
+    async def _worker(self) -> None:
+        while True:
+            key = await self._next()
+            self._running.add(key)
+            began = self._clock()
+            error: BaseException | None = None
+            again: timedelta | None = None
+            try:
+                again = await asyncio.wait_for(self._work(key), DEADLINE_SECONDS)
+            except Exception as problem:  # noqa: BLE001 - the one seam where any failure of any key becomes its back-off
+                error = problem
+            finally:
+                self._running.discard(key)
+            self._appoint(key, error, again)
+            self._done(Outcome(key, self._clock() - began, error))
+
+    def _appoint(self, key: K, error: BaseException | None, again: timedelta | None) -> None:
+        once_more = key in self._again
+        self._again.discard(key)
+        if error is not None:
+            self._failures[key] = failures = self._failures.get(key, 0) + 1
+            first, longest = BACKOFF_SECONDS
+            asked = getattr(error, "retry_after", None) or 0.0
+            pause = max(asked, min(longest, first * 2 ** min(failures - 1, 16)))
+            self.wake(key, after=pause * (1 + self._jitter() / 4))
+            return
+        self._failures.pop(key, None)
+        if once_more:
+            self.wake(key)
+        elif again is not None:
+            self.wake(key, after=again.total_seconds())
+
+    async def _next(self) -> K:
+        while True:
+            while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][0]:
+                heapq.heappop(self._heap)  # an earlier appointment overtook this one
+            pause = self._heap[0][0] - self._clock() if self._heap else None
+            if pause is not None and pause <= 0:
+                _, _, key = heapq.heappop(self._heap)
+                del self._due[key]
+                return key
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), pause)
+            except TimeoutError:
+                continue

@@ -1,0 +1,23 @@
+"""What a reconcile may touch, and nothing else: made once by the process, handed to every look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from llmops.config import Config
+from llmops.shell.cluster import Cluster
+from llmops.shell.mirror import Mirror
+from llmops.shell.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a reconcile may touch, made once by the process."""
+
+    cluster: Cluster
+    mirror: Mirror
+    sizes: Sizes
+    config: Config
+    now: Callable[[], datetime]

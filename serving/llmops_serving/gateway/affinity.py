@@ -1,0 +1,127 @@
+"""Which pod has a prompt's beginning in its cache already: chained block hashes, remembered per pod.
+
+A pod remembers what it was sent in blocks of 256 bytes, each hashed together with all before it, as the engine's own
+prefix cache does with its blocks of tokens. Cold prompts are placed by rendezvous hashing (Thaler and Ravishankar,
+1998) of their first block, so that gateway replicas agree without talking; the load is bounded as in "Consistent
+Hashing with Bounded Loads" (Mirrokni, Thorup, Zadimoghaddam, 2016).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import orjson
+
+from llmops_serving.gateway.route import Loaded
+
+BLOCK_BYTES = 256
+MAX_BLOCKS = 1024  # 256 KB of prompt: more tells nothing new about where to go
+BYTES_PER_TOKEN = 4
+UNKNOWN_CACHE_BLOCKS = 4096  # about 260,000 tokens
+LOAD_BOUND = 1.25
+_WORD = (1 << 64) - 1
+
+
+class Prefixes:
+    """The beginnings that one pod was sent, least recently used first."""
+
+    __slots__ = ("_blocks", "capacity")
+
+    def __init__(self, capacity: int = UNKNOWN_CACHE_BLOCKS) -> None:
+        """`capacity` in blocks: what the engine's cache holds."""
+        self.capacity = capacity
+        self._blocks: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        """How many blocks are remembered."""
+        return len(self._blocks)
+
+    def matched(self, blocks: Sequence[int]) -> int:
+        """How many of the leading blocks the pod has. A block is never kept without those before it."""
+        known = self._blocks
+        if not blocks or blocks[0] not in known:
+            return 0
+        low, high = 1, len(blocks)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if blocks[middle - 1] in known:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def remember(self, blocks: Sequence[int]) -> None:
+        """The pod is sent these. The last block is touched first, so that a prompt is forgotten from its end."""
+        known = self._blocks
+        for block in reversed(blocks):
+            known.pop(block, None)
+            known[block] = None
+        while len(known) > self.capacity:
+            del known[next(iter(known))]
+
+
+class Caching(Loaded, Protocol):
+    """A pod with a memory. `seed` is its stable number in rendezvous hashing."""
+
+    prefixes: Prefixes
+    seed: int
+
+
+PodT = TypeVar("PodT", bound=Caching)
+
+
+def prompt(document: dict[str, Any]) -> bytes:
+    """What comes first in the rendered prompt: tools and instructions, then messages or text; empty where unknown."""
+    parts = [
+        value.encode() if isinstance(value, str) else orjson.dumps(value)
+        for field in ("tools", "system", "instructions", "messages", "prompt")
+        if (value := document.get(field))
+    ]
+    if "instructions" in document or "input" in document:
+        value = document.get("input")
+        parts.append(value.encode() if isinstance(value, str) else orjson.dumps(value))
+    return b"".join(parts)
+
+
+def blocks(text: bytes, adapter: str = "") -> list[int]:
+    """Chained hashes of the full blocks of `text`; an adapter's cache is its own."""
+    chain = hash(adapter)
+    found: list[int] = []
+    for at in range(0, min(len(text), MAX_BLOCKS * BLOCK_BYTES) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        chain = hash((chain, text[at : at + BLOCK_BYTES]))
+        found.append(chain)
+    return found
+
+
+def stable_hash(text: bytes) -> int:
+    """64 bits that are the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+
+
+def choice(pods: Sequence[PodT], prefix: Sequence[int], first_block: bytes, now: float) -> PodT | None:
+    """The pod with most of the prefix whose load stays within the bound; None where none does, or all are ejected."""
+    healthy = [pod for pod in pods if pod.ejected_until <= now]
+    if not healthy:
+        return None
+    total = sum(pod.in_flight for pod in healthy) + 1
+    bound = -(-LOAD_BOUND * total // len(healthy))
+    best: PodT | None = None
+    best_matched = 0
+    within = [pod for pod in healthy if pod.in_flight < bound]
+    for pod in within:
+        matched = pod.prefixes.matched(prefix)
+        if matched > best_matched or (matched == best_matched and best and pod.in_flight < best.in_flight):
+            best, best_matched = pod, matched
+    if best is None and within:
+        start = stable_hash(first_block)
+        best = max(within, key=lambda pod: _mixed(start ^ pod.seed))
+    return best
+
+
+def _mixed(value: int) -> int:
+    """The finaliser of splitmix64 (Steele, Lea, Flood, 2014)."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & _WORD
+    return value ^ (value >> 31)

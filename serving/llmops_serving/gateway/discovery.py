@@ -1,0 +1,230 @@
+"""Where models and pods come from: the Kubernetes API by list and watch, or a routes file.
+
+Whatever goes wrong with the source, what is known stays known: the API server may be away for an hour and warm
+requests go on. A watch that falls silent is replaced, because a dead connection looks like a quiet cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import structlog
+import yaml
+
+from llmops import names
+from llmops_serving.gateway.keys import Key, Keyring, from_fields, from_secret, keyring
+from llmops_serving.gateway.kubernetes import Access
+from llmops_serving.gateway.table import Model, Table, from_cluster, from_routes, table
+
+log = structlog.get_logger(__name__)
+
+SERVER_TIMEOUT_SECONDS = 300
+INACTIVITY_SECONDS = 70  # the API server sends a bookmark about once a minute
+PAGE = 500
+BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+MAX_LINE_BYTES = 16 * 1024 * 1024
+FILE_CHECK_SECONDS = 0.5
+
+Changed = Callable[[], None]
+
+
+class RelistError(Exception):
+    """The watch cannot go on from where it is."""
+
+
+class Watch:
+    """A mirror of all objects of one kind, kept current until cancelled. `objects` by `namespace/name`."""
+
+    def __init__(self, access: Access, path: str, selector: str, on_change: Changed) -> None:
+        """`path` is the collection, for example `/apis/discovery.k8s.io/v1/endpointslices`."""
+        self._access = access
+        self._path = path
+        self._selector = selector
+        self._on_change = on_change
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.synced = asyncio.Event()
+
+    async def run(self) -> None:
+        """List, watch, and begin again whenever that ends."""
+        failures = 0
+        while True:
+            try:
+                version = await self._list()
+                failures = 0
+                while True:
+                    version = await self._follow(version)
+            except RelistError as reason:
+                log.info("watch lists again", path=self._path, reason=str(reason))
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError) as problem:
+                failures += 1
+                if failures in (1, 10) or failures % 100 == 0:
+                    log.warning("watch failed", path=self._path, failures=failures, problem=repr(problem)[:300])
+            delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
+            await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
+
+    async def _list(self) -> str:
+        found: dict[str, dict[str, Any]] = {}
+        parameters = {"limit": str(PAGE)} | ({"labelSelector": self._selector} if self._selector else {})
+        while True:
+            page = await self._access.get(self._path, parameters)
+            found.update((_key(item), item) for item in page.get("items") or ())
+            metadata = page["metadata"]
+            if not metadata.get("continue"):
+                break
+            parameters["continue"] = metadata["continue"]
+        self.objects = found
+        self.synced.set()
+        self._on_change()
+        version: str = metadata["resourceVersion"]
+        return version
+
+    async def _follow(self, version: str) -> str:
+        """Apply events until the server ends the watch in peace; return the version to go on from."""
+        parameters = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(SERVER_TIMEOUT_SECONDS),
+        } | ({"labelSelector": self._selector} if self._selector else {})
+        async with self._access.stream(self._path, parameters, silence_seconds=INACTIVITY_SECONDS) as response:
+            if response.status == 410:
+                raise RelistError("410 Gone")
+            response.raise_for_status()
+            async for line in response.content:
+                version = self._apply(orjson.loads(line))
+        return version
+
+    def _apply(self, event: dict[str, Any]) -> str:
+        kind, found = event["type"], event["object"]
+        if kind == "ERROR":
+            raise RelistError(f"ERROR {found.get('code')} {found.get('reason')}")
+        newer: str = found["metadata"]["resourceVersion"]
+        if kind == "BOOKMARK":
+            return newer
+        if kind == "DELETED":
+            self.objects.pop(_key(found), None)
+        else:
+            self.objects[_key(found)] = found
+        self._on_change()
+        return newer
+
+
+def _key(found: dict[str, Any]) -> str:
+    return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+
+
+class ClusterDiscovery:
+    """Tells `apply` a new table after every change of the deployments or of their endpoints."""
+
+    def __init__(self, access: Access, apply: Callable[[Table], None], namespace: str = "") -> None:
+        """All namespaces, or one."""
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        self._apply = apply
+        self._changed = asyncio.Event()
+        self._deployments = Watch(
+            access, f"/apis/{names.GROUP}/{names.VERSION}{scope}/llmdeployments", "", self._changed.set
+        )
+        self._slices = Watch(
+            access, f"/apis/discovery.k8s.io/v1{scope}/endpointslices", names.LABEL_DEPLOYMENT, self._changed.set
+        )
+
+    async def run(self) -> None:
+        """Until cancelled. The first table comes when both kinds were listed."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._deployments.run())
+            group.create_task(self._slices.run())
+            await self._deployments.synced.wait()
+            await self._slices.synced.wait()
+            last: list[Model] | None = None
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                models = from_cluster(self._deployments.objects.values(), self._slices.objects.values())
+                if models != last:  # most changes of a deployment are of its status
+                    last = models
+                    self._apply(table(models))
+
+
+class KeyDiscovery:
+    """Tells `admit` the keys of one namespace, and again after every change. A malformed one is left out."""
+
+    def __init__(self, access: Access, admit: Callable[[Keyring], None], namespace: str) -> None:
+        """Reads Secrets labelled as API keys in `namespace` only."""
+        self._admit = admit
+        self._changed = asyncio.Event()
+        path = f"/api/v1/namespaces/{namespace}/secrets"
+        self._secrets = Watch(access, path, names.LABEL_API_KEY, self._changed.set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._secrets.run())
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                self._admit(keyring(_valid_keys(self._secrets.objects)))
+
+
+def _valid_keys(secrets: dict[str, dict[str, Any]]) -> Iterator[Key]:
+    for name, secret in secrets.items():
+        try:
+            yield from_secret(secret)
+        except ValueError as problem:
+            log.warning("api key ignored", secret=name, problem=str(problem))
+
+
+class FileDiscovery:
+    """Tells `apply` and `admit` what a routes file says, and again whenever it changes."""
+
+    def __init__(
+        self, path: Path, apply: Callable[[Table], None], admit: Callable[[Keyring], None] | None = None
+    ) -> None:
+        """Without `admit` the file's `keys` are ignored."""
+        self._path = path
+        self._apply = apply
+        self._admit = admit
+        self._text = ""
+
+    def load(self) -> None:
+        """Read the file now; nothing changes when it is not valid.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is not a routes file.
+        """
+        text = self._path.read_text()
+        if text == self._text:
+            return
+        self._text = text
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as problem:
+            raise ValueError(f"routes: not YAML: {problem}") from problem
+        models = from_routes(document)
+        if self._admit is not None:
+            self._admit(keyring(_file_key(entry, index) for index, entry in enumerate(document.get("keys") or ())))
+        self._apply(table(models))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(FILE_CHECK_SECONDS)
+            try:
+                self.load()
+            except (OSError, ValueError) as problem:
+                log.warning("routes file not applied", path=str(self._path), problem=str(problem))
+
+
+def _file_key(entry: Any, index: int) -> Key:
+    if not isinstance(entry, dict):
+        raise ValueError(f"routes: keys[{index}]: expected a mapping")  # noqa: TRY004 - a file's shape, not a type
+    try:
+        return from_fields(f"keys[{index}]", {str(name): str(value) for name, value in entry.items()})
+    except ValueError as problem:
+        raise ValueError(f"routes: keys[{index}]: {problem}") from problem

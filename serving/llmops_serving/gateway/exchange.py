@@ -1,0 +1,271 @@
+"""One request on its way: wait for a pod, call it, try another where that is safe, write the answer, count it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from llmops_serving.gateway import answers, route
+from llmops_serving.gateway.http1 import ResponseHead
+from llmops_serving.gateway.lane import Lane, Prefix
+from llmops_serving.gateway.limits import Grant
+from llmops_serving.gateway.metrics import Series
+from llmops_serving.gateway.relay import Relay
+from llmops_serving.gateway.route import Failure, Refuse
+from llmops_serving.gateway.upstream import Call, Pod
+from llmops_serving.gateway.usage import Usage, usage
+
+if TYPE_CHECKING:
+    from llmops_serving.gateway.gateway import Gateway
+
+_TAIL_BYTES = 4096
+_COMMENT_SECONDS = 10.0
+_ENGINE_LOST = Refuse(502, "engine_failed", "The engine failed while it worked on the request.", "server_error")
+_ENGINE_SILENT = Refuse(504, "timeout", "The engine did not answer in time.", "server_error")
+_NO_ENGINE = Refuse(503, "no_replica", "No replica of the model could be reached.", "server_error", retry_after=1)
+_STREAM_CUT = Refuse(502, "stream_interrupted", "The engine failed before the answer was complete.", "server_error")
+
+
+class Client(Protocol):
+    """The connection a request came on."""
+
+    def write(self, data: bytes) -> None:
+        """Send, or queue."""
+
+    def finished(self, *, keep_alive: bool) -> None:
+        """The answer is complete; take the next request, or close."""
+
+    def abandon(self) -> None:
+        """Close at once: the answer cannot be completed."""
+
+
+class Exchange:
+    """A request that has been read and its answer."""
+
+    __slots__ = (
+        "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_keep_alive",
+        "_lane", "_last_at", "_next_comment", "_relay", "_request", "_series", "_started", "_stream", "_tail", "_tried",
+        "_waits_until", "prefix",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        client: Client,
+        lane: Lane,
+        series: Series,
+        request: list[bytes],
+        *,
+        stream: bool,
+        minor: int,
+        keep_alive: bool,
+        prefix: Prefix | None = None,
+        grant: Grant | None = None,
+    ) -> None:
+        """`request` is the whole message for the engine."""
+        self.prefix = prefix
+        self._grant = grant
+        self._gateway = gateway
+        self._client = client
+        self._lane = lane
+        self._series = series
+        self._request = request
+        self._stream = stream
+        self._keep_alive = keep_alive
+        self._relay = Relay(client, minor=minor, keep_alive=keep_alive)
+        self._call: Call | None = None
+        self._tried: list[str] = []
+        self._failures: list[Failure] = []
+        self._started = gateway.now()
+        self._first_at = self._last_at = 0.0
+        self._ends_at = 0.0
+        self._waits_until = 0.0
+        self._next_comment = 0.0
+        self._events = 0
+        self._tail = b""
+
+    def begin(self) -> None:
+        """Forward to a pod now, or wait for one."""
+        lane, now = self._lane, self._started
+        lane.load.arrivals += 1
+        self._gateway.touched(lane)
+        pod = lane.pick(now, self.prefix)
+        if pod is not None:
+            self.forward(pod)
+            return
+        refusal = route.held(lane.model, len(lane.waiting))
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self._waits_until = now + lane.model.hold_seconds
+        lane.wait(self, now)
+        self._gateway.waits(lane)
+        if self._stream:
+            self._relay.open_stream()
+            self._next_comment = now + _COMMENT_SECONDS
+
+    def forward(self, pod: Pod) -> None:
+        """Call this pod."""
+        if self._waits_until:
+            self._waits_until = 0.0
+        if not self._ends_at:
+            self._ends_at = self._gateway.now() + self._lane.model.timeout_seconds
+            self._lane.load.in_flight += 1
+            self._gateway.touched(self._lane)
+        if self.prefix is not None:
+            pod.prefixes.remember(self.prefix.blocks)
+        self._tried.append(pod.address)
+        self._call = pod.call(self, self._request, self._gateway.loop)
+
+    def refuse(self, refusal: Refuse) -> None:
+        """End with an answer of our own."""
+        relay = self._relay
+        if not relay.status:
+            self._client.write(answers.error(refusal, keep_alive=self._keep_alive))
+            self._end(refusal.status, told=True)
+        else:
+            self._end(refusal.status, told=relay.cut(refusal))
+
+    # Caller of an upstream call
+
+    def head(self, head: ResponseHead) -> None:
+        """The engine answers."""
+        if head.status in route.RETRIED_STATUSES and self._try_another(Failure.STATUS):
+            return
+        if self._grant is not None:
+            head.returned.extend(self._grant.meter.headers(self._gateway.now()))
+        self._relay.head(head)
+        if not head.event_stream:
+            self._events = -1
+
+    def flush(self) -> None:
+        """The body comes later than its head."""
+        self._relay.flush()
+
+    def data(self, raw: bytes, pieces: list[bytes], *, whole: bool) -> None:
+        """A part of the answer's body."""
+        now = self._gateway.now()
+        if not self._first_at:
+            self._first_at = now
+        elif self._events >= 0:
+            self._series.gap.observe(now - self._last_at)
+        self._last_at = now
+        if self._events >= 0:
+            self._events += raw.count(b"\n\n")
+        self._tail = (self._tail + raw)[-_TAIL_BYTES:] if len(raw) < _TAIL_BYTES else raw[-_TAIL_BYTES:]
+        self._relay.data(raw, pieces, whole=whole)
+
+    def answered(self) -> None:
+        """The engine's answer is complete."""
+        if self._call is not None:
+            self._call.pod.succeeded()
+        self._relay.finish()
+        self._end(self._relay.status, told=True)
+
+    def failed(self, failure: Failure) -> None:
+        """The pod did not answer, or not completely."""
+        now = self._gateway.now()
+        if self._call is not None and failure is not Failure.STALE:
+            self._call.pod.stumbled(now)
+        if self._first_at or (self._relay.status and not self._relay.early):
+            self._series.cut += 1
+            self._end(self._relay.status, told=self._relay.cut(_STREAM_CUT), complete=False)
+        elif not self._try_another(failure):
+            self.refuse(_NO_ENGINE if failure is Failure.CONNECT else _ENGINE_LOST)
+
+    def _try_another(self, failure: Failure) -> bool:
+        """Leave the pod and call another, where that is safe and there is one."""
+        if not route.may_retry(failure, self._failures):
+            return False
+        now = self._gateway.now()
+        lane = self._lane
+        tried = self._tried if failure is not Failure.STALE else ()
+        pod = lane.alternative(now, tried)
+        if pod is None:
+            return False
+        self._failures.append(failure)
+        self._series.retries += 1
+        if failure is Failure.STATUS and self._call is not None:
+            self._call.pod.stumbled(now)
+            self._call.cancel()
+        self.forward(pod)
+        return True
+
+    # Called by the connection and the clock
+
+    def pause(self) -> None:
+        """The client reads slower than the engine writes."""
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        if self._call is not None:
+            self._call.resume()
+
+    def client_left(self) -> None:
+        """The client closed its connection: free everything. A wake it caused goes on."""
+        self._lane.leave(self)
+        if self._call is not None:
+            self._call.cancel()
+        self._count(499, complete=False)
+
+    def tick(self, now: float) -> None:
+        """Once a second: keep waiting streams alive, give up what takes too long."""
+        if self._waits_until:
+            if now >= self._waits_until:
+                self._lane.leave(self)
+                self.refuse(self._lane.too_late())
+            elif self._next_comment and now >= self._next_comment:
+                self._next_comment = now + _COMMENT_SECONDS
+                self._relay.comment()
+            return
+        stalled = self._first_at and now - self._last_at > self._gateway.options.stall_seconds
+        if now < self._ends_at and not stalled:
+            return
+        if self._call is not None:
+            self._call.pod.stumbled(now)
+            self._call.cancel()
+        if self._first_at or (self._relay.status and not self._relay.early):
+            self._series.cut += 1
+            self._end(self._relay.status, told=self._relay.cut(_ENGINE_SILENT), complete=False)
+        else:
+            self.refuse(_ENGINE_SILENT)
+
+    def _end(self, status: int, *, told: bool, complete: bool = True) -> None:
+        self._count(status, complete=complete)
+        if told:
+            self._client.finished(keep_alive=self._keep_alive)
+        else:
+            self._client.abandon()
+
+    def _count(self, status: int, *, complete: bool) -> None:
+        gateway, lane, series = self._gateway, self._lane, self._series
+        now = gateway.now()
+        series.ended(status, now - self._started)
+        if self._first_at:
+            series.first_byte.observe(self._first_at - self._started)
+        used: int | None = 0  # what no engine answered costs nothing
+        if self._first_at and (status < 400 or not complete):
+            events = self._events if self._events >= 0 else None
+            used = self._count_tokens(usage(self._tail, events, complete=complete))
+        if self._grant is not None:
+            self._grant.meter.settle(self._grant, used)
+        if self._ends_at:
+            lane.load.in_flight -= 1
+            lane.load.last_end = gateway.wall_clock()
+        gateway.ended(self, lane, now)
+
+    def _count_tokens(self, seen: Usage) -> int | None:
+        """Count what the answer says; return all tokens, None where nobody knows."""
+        load, series = self._lane.load, self._series
+        if seen.prompt is not None:
+            series.prompt_tokens.observe(seen.prompt)
+            load.prompt_tokens += seen.prompt
+        if seen.completion is not None:
+            series.completion_tokens.observe(seen.completion)
+            load.completion_tokens += seen.completion
+        if seen.finish_reason is not None:
+            series.reasons[seen.finish_reason] = series.reasons.get(seen.finish_reason, 0) + 1
+        if seen.completion is None:
+            return None
+        return seen.completion + (seen.prompt if seen.prompt is not None else sum(map(len, self._request)) // 4)

@@ -1,0 +1,171 @@
+"""What the gateway counts: plain integers in preallocated lists, printed as Prometheus text when asked."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from llmops import names
+
+DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+TOKEN_GAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)
+Labels = tuple[str, str, str, str]  # namespace, model, adapter, tenant
+
+
+class Histogram:
+    """Counts by upper bound, as Prometheus understands them."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """`bounds` are inclusive upper bounds, ascending; +Inf is added."""
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def lines(self, name: str, labels: str) -> Iterator[str]:
+        """The sample lines of this series."""
+        running = 0
+        for bound, count in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
+            running += count
+            yield f'{name}_bucket{{{labels},le="{bound}"}} {running}'
+        yield f"{name}_sum{{{labels}}} {self.total}"
+        yield f"{name}_count{{{labels}}} {running}"
+
+
+@dataclass(slots=True)
+class Series:
+    """Everything counted for one model, adapter and tenant."""
+
+    codes: dict[int, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    retries: int = 0
+    cut: int = 0
+    duration: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    first_byte: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    gap: Histogram = field(default_factory=lambda: Histogram(TOKEN_GAP_BUCKETS))
+    prompt_tokens: Histogram = field(default_factory=lambda: Histogram(names.TOKEN_BUCKETS))
+    completion_tokens: Histogram = field(default_factory=lambda: Histogram(names.TOKEN_BUCKETS))
+
+    def ended(self, code: int, seconds: float) -> None:
+        """Count one finished request."""
+        self.codes[code] = self.codes.get(code, 0) + 1
+        self.duration.observe(seconds)
+
+
+PREFIX = "llmops_gateway_"
+_HISTOGRAMS = {
+    "request_duration_seconds": ("duration", "From a request's last byte to its answer's last byte."),
+    "time_to_first_token_seconds": ("first_byte", "From a request's last byte to its answer's first body byte."),
+    "inter_token_seconds": ("gap", "Between two reads of a streamed answer, which are one token or a few."),
+    "prompt_tokens": ("prompt_tokens", "Prompt tokens per request, as the engine's usage says."),
+    "completion_tokens": (
+        "completion_tokens",
+        "Completion tokens per request: the engine's usage, or the streamed events where the client asked for none.",
+    ),
+}
+
+
+class Metrics:
+    """All series of one process."""
+
+    def __init__(self) -> None:
+        """Nothing counted yet."""
+        self.series: dict[Labels, Series] = {}
+        self.refused: dict[str, int] = {}
+
+    def of(self, labels: Labels) -> Series:
+        """The series with these labels."""
+        found = self.series.get(labels)
+        if found is None:
+            found = self.series[labels] = Series()
+        return found
+
+    def refuse(self, code: str) -> None:
+        """Count a request that was refused before it had a model."""
+        self.refused[code] = self.refused.get(code, 0) + 1
+
+    def forget(self, keep: Iterable[str]) -> None:
+        """Drop the series of models that no longer exist; `keep` are `namespace/name`."""
+        kept = set(keep)
+        for labels in [labels for labels in self.series if f"{labels[0]}/{labels[1]}" not in kept]:
+            del self.series[labels]
+
+    def text(self, gauges: Iterable[tuple[str, str, dict[str, float]]]) -> str:
+        """Prometheus text; `gauges` are name, help and values by rendered labels."""
+        return "\n".join(self._lines(gauges)) + "\n"
+
+    def _lines(self, gauges: Iterable[tuple[str, str, dict[str, float]]]) -> Iterator[str]:
+        rendered = [(_labels(labels), series) for labels, series in self.series.items()]
+        yield from _counters(rendered)
+        for name, (attribute, text) in _HISTOGRAMS.items():
+            yield from _header(name, "histogram", text)
+            for labels, series in rendered:
+                yield from getattr(series, attribute).lines(PREFIX + name, labels)
+        yield from _header("refused_total", "counter", "Requests refused before they had a model, by error code.")
+        for error, count in self.refused.items():
+            yield f'{PREFIX}refused_total{{code="{escaped(error)}"}} {count}'
+        for name, text, values in gauges:
+            yield from _header(name, "gauge", text)
+            for labels, value in values.items():
+                yield f"{PREFIX}{name}{{{labels}}} {value}" if labels else f"{PREFIX}{name} {value}"
+
+
+def _counters(rendered: Sequence[tuple[str, Series]]) -> Iterator[str]:
+    yield from _header("requests_total", "counter", "Requests by the status code of their answer.")
+    for labels, series in rendered:
+        for code, count in series.codes.items():
+            yield f'{PREFIX}requests_total{{{labels},code="{code}"}} {count}'
+    yield from _header("finish_reason_total", "counter", "Answers by the engine's finish reason.")
+    for labels, series in rendered:
+        for reason, count in series.reasons.items():
+            yield f'{PREFIX}finish_reason_total{{{labels},reason="{escaped(reason)}"}} {count}'
+    yield from _header("retries_total", "counter", "Attempts at another pod before the first byte.")
+    for labels, series in rendered:
+        yield f"{PREFIX}retries_total{{{labels}}} {series.retries}"
+    yield from _header("cut_total", "counter", "Answers that ended before they were complete.")
+    for labels, series in rendered:
+        yield f"{PREFIX}cut_total{{{labels}}} {series.cut}"
+
+
+def _header(name: str, kind: str, text: str) -> tuple[str, str]:
+    return f"# HELP {PREFIX}{name} {text}", f"# TYPE {PREFIX}{name} {kind}"
+
+
+def escaped(value: str) -> str:
+    """A label value as the text format wants it."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _labels(labels: Labels) -> str:
+    keys = ("namespace", "model", "adapter", "tenant")
+    return ",".join(f'{key}="{escaped(value)}"' for key, value in zip(keys, labels, strict=True))
+
+
+def summed(texts: Sequence[str]) -> str:
+    """One text out of several processes' texts: samples with the same name and labels are added up."""
+    if len(texts) == 1:
+        return texts[0]
+    order: dict[str, float] = {}
+    families: dict[str, list[str]] = {}
+    family = ""
+    for text in texts:
+        for line in text.splitlines():
+            if line.startswith("#"):
+                family = line.split(" ", 3)[2]
+                of_family = families.setdefault(family, [])
+                if line not in of_family:
+                    of_family.append(line)
+                continue
+            sample, _, value = line.rpartition(" ")
+            if sample not in order:
+                families[family].append(sample)
+            order[sample] = order.get(sample, 0.0) + float(value)
+    lines = (line if line.startswith("#") else f"{line} {order[line]:.17g}" for of in families.values() for line in of)
+    return "\n".join(lines) + "\n"

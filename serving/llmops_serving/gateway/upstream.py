@@ -1,0 +1,324 @@
+"""The leg to the engines: pods, their kept connections, and one request at a time on each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from llmops_serving.gateway.affinity import Prefixes, stable_hash
+from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, ChunkedBody, ResponseHead, response_head
+from llmops_serving.gateway.route import Failure, ejection_seconds
+
+CONNECT_SECONDS = 3.0
+IDLE_SECONDS = 4.0  # below uvicorn's keep-alive of 5 s, so that the gateway is the one who closes
+
+
+class Caller(Protocol):
+    """Who asked. Exactly one of `answered` and `failed` ends a call; nothing follows it."""
+
+    def head(self, head: ResponseHead) -> None:
+        """The answer begins."""
+
+    def flush(self) -> None:
+        """No body came with the head: what was kept to be sent with it should go."""
+
+    def data(self, raw: bytes, pieces: list[bytes], *, whole: bool) -> None:
+        """Bytes of the body as they came, their payload, and whether `raw` begins and ends between chunks."""
+
+    def answered(self) -> None:
+        """The answer is complete."""
+
+    def failed(self, failure: Failure) -> None:
+        """No answer, or only a part of one."""
+
+
+class Pod:
+    """One engine pod: its load as this process sees it, its health, its connections."""
+
+    __slots__ = (
+        "address", "draining", "ejected_until", "failures", "host", "idle", "in_flight", "name", "port", "prefixes",
+        "proven", "seed", "usable",
+    )  # fmt: skip
+
+    def __init__(self, host: str, port: int, address: str, name: str) -> None:
+        """A pod nobody has called yet."""
+        self.host = host
+        self.port = port
+        self.address = address
+        self.name = name
+        self.in_flight = 0
+        self.failures = 0
+        self.ejected_until = 0.0
+        self.draining = False
+        self.usable = True
+        self.proven = False  # it answered us while the cluster did not call it ready
+        self.idle: list[Connection] = []
+        self.prefixes = Prefixes()
+        self.seed = stable_hash((name or address).encode())
+
+    def succeeded(self) -> None:
+        """The pod answered: it is trusted again."""
+        if self.failures:
+            self.failures = 0
+            self.ejected_until = 0.0
+
+    def stumbled(self, now: float) -> None:
+        """The pod did not answer: it gets no requests for a while that grows with each failure in a row."""
+        self.failures += 1
+        self.ejected_until = now + ejection_seconds(self.failures)
+
+    def call(self, caller: Caller, request: list[bytes], loop: asyncio.AbstractEventLoop) -> Call:
+        """Send `request` on a kept connection, or on a new one. The pod counts it until it is answered or failed."""
+        self.in_flight += 1
+        call = Call(self, caller, request)
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.usable:
+                connection.begin(call)
+                return call
+        call.connecting = loop.create_task(_connect(self, call, loop))
+        return call
+
+    def drain(self) -> None:
+        """Take no more requests; those under way go on."""
+        self.draining = True
+        self.distrust_idle()
+
+    def distrust_idle(self) -> None:
+        """Close all kept connections: one was found dead, and the others come from before the same restart."""
+        while self.idle:
+            self.idle.pop().close()
+
+    def close_idle(self, before: float) -> None:
+        """Close the connections that nobody used since `before` on the loop's clock."""
+        stale = [connection for connection in self.idle if connection.idle_since < before]
+        for connection in stale:
+            self.idle.remove(connection)
+            connection.close()
+
+
+class Call:
+    """One request at one pod."""
+
+    __slots__ = ("caller", "connecting", "connection", "pod", "request", "reused")
+
+    def __init__(self, pod: Pod, caller: Caller, request: list[bytes]) -> None:
+        """`request` is the whole message, in as few pieces as it has."""
+        self.pod = pod
+        self.caller: Caller | None = caller
+        self.request = request
+        self.connection: Connection | None = None
+        self.connecting: asyncio.Task[None] | None = None
+        self.reused = False
+
+    def cancel(self) -> None:
+        """Forget the answer: the client left or gave up. The engine sees the connection close and stops working."""
+        if self._leave() is None:
+            return
+        if self.connecting is not None:
+            self.connecting.cancel()
+        if self.connection is not None:
+            self.connection.abort()
+
+    def pause(self) -> None:
+        """Stop reading the answer until `resume`."""
+        if self.connection is not None:
+            self.connection.pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self.connection is not None:
+            self.connection.resume()
+
+    def answered(self) -> None:
+        """The whole answer was passed on."""
+        caller = self._leave()
+        if caller is not None:
+            caller.answered()
+
+    def failed(self, failure: Failure) -> None:
+        """The answer will not come, or not all of it."""
+        caller = self._leave()
+        if caller is not None:
+            caller.failed(failure)
+
+    def _leave(self) -> Caller | None:
+        caller, self.caller = self.caller, None
+        if caller is not None:
+            self.pod.in_flight -= 1
+        return caller
+
+
+async def _connect(pod: Pod, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, connection = await loop.create_connection(lambda: Connection(pod, loop), pod.host, pod.port)
+    except OSError:  # TimeoutError is one
+        call.failed(Failure.CONNECT)
+        return
+    call.connecting = None
+    connection.begin(call)
+
+
+class Connection(asyncio.Protocol):
+    """A connection to one pod; carries one call at a time and is kept when its end is certain."""
+
+    __slots__ = (
+        "_buffer", "_call", "_chunks", "_head", "_left", "_loop", "_paused", "_pod", "_transport", "idle_since",
+    )  # fmt: skip
+
+    def __init__(self, pod: Pod, loop: asyncio.AbstractEventLoop) -> None:
+        """Not connected yet."""
+        self._pod = pod
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._call: Call | None = None
+        self._buffer = b""
+        self._head: ResponseHead | None = None
+        self._chunks: ChunkedBody | None = None
+        self._left = -1
+        self._paused = False
+        self.idle_since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def begin(self, call: Call) -> None:
+        """Send the call's request."""
+        call.reused = self.idle_since > 0
+        call.connection = self
+        self._call = call
+        if self._transport is None or call.caller is None:
+            self.abort()
+            call.failed(Failure.CONNECT)
+            return
+        self._transport.writelines(call.request)
+
+    def pause(self) -> None:
+        """Stop reading: the client is slower than the engine."""
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close after what was written is sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close now, and forget the call."""
+        self._call = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The pod accepted."""
+        self._transport = transport  # type: ignore[assignment]  # a stream transport, as create_connection promises
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the engine."""
+        call = self._call
+        if call is None or call.caller is None:
+            self.abort()  # an answer to nothing: this connection is out of step
+            return
+        try:
+            if self._head is None:
+                self._read_head(call, data)
+            else:
+                self._read_body(call, data)
+        except BadMessageError:
+            self.abort()
+            call.failed(Failure.GARBAGE)
+
+    def _read_head(self, call: Call, data: bytes) -> None:
+        data = self._buffer + data if self._buffer else data
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            if len(data) > MAX_HEAD_BYTES:
+                raise BadMessageError(502, "The engine's head is too long.")
+            self._buffer = data
+            return
+        self._buffer = b""
+        head = self._head = response_head(data[:end])
+        if head.status < 200:
+            raise BadMessageError(502, "The engine sent an answer that is none.")
+        self._left = -1 if head.length is None else head.length
+        self._chunks = ChunkedBody() if head.chunked else None
+        assert call.caller is not None  # noqa: S101  data_received has looked
+        call.caller.head(head)
+        if call.caller is None:  # the head was refused, and the call failed or cancelled with it
+            return
+        if self._left == 0:
+            self._finish(call, clean=end == len(data))
+        elif end < len(data):
+            self._read_body(call, data[end:])
+        else:
+            call.caller.flush()
+
+    def _read_body(self, call: Call, data: bytes) -> None:
+        caller = call.caller
+        if caller is None:
+            return
+        chunks = self._chunks
+        if chunks is not None:
+            whole = chunks.at_boundary
+            pieces, used = chunks.feed(data)
+            clean = used == len(data)
+            caller.data(data if clean else data[:used], pieces, whole=whole and chunks.at_boundary)
+            if chunks.done:
+                self._finish(call, clean=clean)
+            return
+        left = self._left
+        if left < 0:
+            caller.data(data, [data], whole=True)
+            return
+        clean = len(data) <= left
+        data = data if clean else data[:left]
+        self._left = left - len(data)
+        caller.data(data, [data], whole=True)
+        if not self._left:
+            self._finish(call, clean=clean)
+
+    def _finish(self, call: Call, *, clean: bool) -> None:
+        head, self._head = self._head, None
+        self._chunks = None
+        if call.caller is None:
+            return
+        self._call = None
+        transport = self._transport
+        keep = clean and head is not None and head.reusable and not self._pod.draining
+        if transport is not None:
+            self.resume()
+            if keep and transport.get_write_buffer_size() == 0:
+                self.idle_since = self._loop.time()
+                self._pod.idle.append(self)
+            else:
+                transport.close()
+        call.answered()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection ended; for an answer of unknown length that is its regular end."""
+        call, self._call = self._call, None
+        self._transport = None
+        if call is None:
+            if self in self._pod.idle:
+                self._pod.idle.remove(self)
+            return
+        head = self._head
+        if head is None:
+            stale = call.reused and not self._buffer
+            if stale:
+                self._pod.distrust_idle()
+            call.failed(Failure.STALE if stale else Failure.LOST)
+        elif exc is None and self._left < 0 and self._chunks is None:
+            call.answered()
+        else:
+            call.failed(Failure.LOST)

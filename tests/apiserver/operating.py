@@ -1,0 +1,120 @@
+"""The operator as a process of its own, with exactly the rights the chart gives it, against a real API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from hack.cluster import tools
+from hack.cluster.controlplane import ControlPlane
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "llmops-system"
+ACCOUNT = f"system:serviceaccount:{SYSTEM}:llmops-operator"
+GROUPS = ["system:serviceaccounts", f"system:serviceaccounts:{SYSTEM}", "system:authenticated"]
+AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "rules": [{"level": "Metadata", "users": [ACCOUNT], "omitStages": ["RequestReceived"]}, {"level": "None"}],
+}
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 30) -> T:
+    """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if found := look():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.05)
+
+
+@contextmanager
+def audited_plane(directory: Path) -> Iterator[ControlPlane]:
+    """A control plane with the CRDs, the chart's rights, and a log of every request the operator makes."""
+    policy, log = directory / "policy.yaml", directory / "audit.log"
+    policy.write_text(json.dumps(AUDIT))
+    arguments = [f"--audit-policy-file={policy}", f"--audit-log-path={log}", "--audit-log-mode=blocking"]
+    with ControlPlane(apiserver_args=arguments) as plane:
+        plane.kubectl("create", "namespace", SYSTEM)
+        plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart())
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.start_controllers()  # after the CRDs: the garbage collector looks for new kinds every 30 s only
+        yield plane
+
+
+def chart(*settings: str) -> str:
+    """CRDs and rights of the chart, without its pods."""
+    command = [tools.program("helm", "helm"), "template", "llmops", ROOT / "helm" / "llmops", "-n", SYSTEM, *settings]
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    kept = ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
+    documents = [document for document in yaml.safe_load_all(rendered) if document and document["kind"] in kept]
+    return yaml.safe_dump_all(documents)
+
+
+def configuration(**changes: Any) -> Json:
+    """A small configuration: no image of it ever runs in this tier."""
+    profiles = {
+        "cpu": {"image": "engine:1", "resources": {"requests": {"cpu": "500m", "memory": "1024Mi"}}},
+        "gpu": {"image": "engine:1", "resource": "nvidia.com/gpu"},
+    }
+    gateway = {"namespace": SYSTEM, "service": "llmops-gateway"}
+    return {"images": {"jobs": "jobs:1", "trainer": "trainer:1"}, "gateway": gateway, "profiles": profiles, **changes}
+
+
+class Operator:
+    """One operator process: the leader, unless another is and this one stands by."""
+
+    def __init__(
+        self, plane: ControlPlane, directory: Path, *, name: str = "operator-0", port: int, standby: bool = False
+    ) -> None:
+        self.log = directory / f"{name}.log"
+        config = directory / "config.yaml"
+        config.write_text(json.dumps(configuration()))
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(plane.kubeconfig_for(ACCOUNT, GROUPS)),
+            "LLMOPS_CONFIG": str(config),
+            "LLMOPS_NAMESPACE": SYSTEM,
+            "LLMOPS_HEALTH_PORT": str(port),
+            "POD_NAME": name,
+        }
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "llmops"]
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+        if not standby:
+            eventually(lambda: b"leading" in self.log.read_bytes(), f"{name} to lead; see {self.log}", seconds=60)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it and wait for its end; its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+
+def writes(directory: Path, namespace: str) -> list[str]:
+    """Every write of the operator in a namespace so far: `verb resource/name[/subresource]`, in order."""
+    found = []
+    for line in (directory / "audit.log").read_text().splitlines():
+        event = json.loads(line)
+        where = event.get("objectRef", {})
+        if event["verb"] in ("get", "list", "watch") or where.get("namespace") != namespace:
+            continue
+        name = where.get("name", "")
+        if where["resource"] == "events":
+            name = name.rpartition("-")[0]  # without the digest of what it says
+        path = "/".join(filter(None, (where["resource"], name, where.get("subresource"))))
+        found.append(f"{event['verb']} {path}")
+    return found

@@ -1,0 +1,236 @@
+"""What the operator does to a real API server, as the account and with the rights that the chart gives it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.cluster.controlplane import ControlPlane
+from tests.apiserver.operating import Operator, audited_plane, eventually, writes
+
+Json = dict[str, Any]
+IMAGE = "oci://models/tiny:1"  # weights that need no Job: nothing of this tier runs pods
+CHILDREN = ["deployment", "networkpolicy", "poddisruptionbudget", "service"]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("operator")
+
+
+@pytest.fixture(scope="module")
+def plane(directory: Path) -> Iterator[ControlPlane]:
+    with audited_plane(directory) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module")
+def operator(plane: ControlPlane, directory: Path) -> Iterator[Operator]:
+    operator = Operator(plane, directory, port=free_port())
+    yield operator
+    if operator.process.poll() is None:
+        operator.stop()
+
+
+@pytest.fixture
+def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
+    plane.kubectl("create", "namespace", name)
+    return name
+
+
+def apply(plane: ControlPlane, namespace: str, name: str = "m", **spec: Any) -> None:
+    wanted = {"model": {"source": IMAGE}, "replicas": 0, **spec}
+    manifest = {
+        "apiVersion": "llmops.dev/v1alpha1",
+        "kind": "LLMDeployment",
+        "metadata": {"name": name, "namespace": namespace, "annotations": {"team": "a"}},
+        "spec": wanted,
+    }
+    plane.kubectl(
+        "apply", "--server-side", "--field-manager=user", "--force-conflicts", "-f", "-", stdin=json.dumps(manifest)
+    )
+
+
+def get(plane: ControlPlane, namespace: str, what: str, name: str = "m") -> Json:
+    found: Json = json.loads(plane.kubectl("get", what, name, "-n", namespace, "-o", "json"))
+    return found
+
+
+def condition(plane: ControlPlane, namespace: str, kind: str, name: str = "m") -> Json:
+    live = get(plane, namespace, "llmd", name)
+    for entry in live.get("status", {}).get("conditions", []):
+        if entry["type"] == kind and entry["observedGeneration"] == live["metadata"]["generation"]:
+            return dict(entry)
+    return {}
+
+
+def wait_for(plane: ControlPlane, namespace: str, kind: str, reason: str) -> Json:
+    return eventually(
+        lambda: found if (found := condition(plane, namespace, kind)).get("reason") == reason else None,
+        f"{kind} with reason {reason}",
+    )
+
+
+def names(plane: ControlPlane, namespace: str) -> list[str]:
+    listed = plane.kubectl("get", ",".join(CHILDREN), "-n", namespace, "-o", "name")
+    return sorted(line.split("/")[0].split(".")[0] for line in listed.split())
+
+
+@pytest.mark.usefixtures("operator")
+def test_creation_writes_the_children_and_two_more(plane: ControlPlane, directory: Path, namespace: str) -> None:
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    eventually(lambda: any("events" in write for write in writes(directory, namespace)), "the Event")
+    assert writes(directory, namespace) == [
+        "patch services/m-engine",
+        "patch networkpolicies/m-engine",
+        "patch poddisruptionbudgets/m-engine",
+        "patch deployments/m-engine",
+        "patch llmdeployments/m/status",
+        "create events/m",
+    ]
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_users_object_is_left_as_it_was_written(plane: ControlPlane, namespace: str) -> None:
+    apply(plane, namespace)
+    before = get(plane, namespace, "llmd")
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    after = get(plane, namespace, "llmd")
+    assert after["spec"] == before["spec"]
+    for field in ("annotations", "labels", "finalizers", "generation"):
+        assert after["metadata"].get(field) == before["metadata"].get(field)
+
+
+@pytest.mark.usefixtures("operator")
+def test_an_edited_child_is_repaired(plane: ControlPlane, namespace: str) -> None:
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    plane.kubectl("scale", "deployment/m-engine", "-n", namespace, "--replicas=3")
+    patch = '{"spec":{"ports":[{"name":"http","port":8000,"targetPort":9999}]}}'
+    plane.kubectl("patch", "service/m-engine", "-n", namespace, "-p", patch)
+    eventually(lambda: get(plane, namespace, "deployment", "m-engine")["spec"]["replicas"] == 0, "replicas 0 again")
+    eventually(
+        lambda: get(plane, namespace, "service", "m-engine")["spec"]["ports"][0]["targetPort"] == "http",
+        "the port again",
+    )
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_deleted_child_comes_back(plane: ControlPlane, namespace: str) -> None:
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    old = get(plane, namespace, "networkpolicy", "m-engine")["metadata"]["uid"]
+    plane.kubectl("delete", "networkpolicy/m-engine", "-n", namespace)
+    eventually(lambda: names(plane, namespace) == CHILDREN, "all children again")
+    assert get(plane, namespace, "networkpolicy", "m-engine")["metadata"]["uid"] != old
+
+
+@pytest.mark.usefixtures("operator")
+def test_what_the_spec_stops_asking_for_goes_away(plane: ControlPlane, namespace: str) -> None:
+    apply(plane, namespace, model={"source": "hf://o/one"})
+    first = eventually(lambda: both(plane, namespace), "a volume and a job")
+    apply(plane, namespace, model={"source": "hf://o/two"})
+    eventually(lambda: (found := both(plane, namespace)) and not found & first, "only new ones")
+
+
+def both(plane: ControlPlane, namespace: str) -> set[str] | None:
+    """The names of the volume and the job, when there is exactly one of each."""
+    found = set(plane.kubectl("get", "job,pvc", "-n", namespace, "-o", "name").split())
+    return found if len(found) == 2 else None
+
+
+@pytest.mark.usefixtures("operator")
+def test_the_scale_subresource_sets_the_size(plane: ControlPlane, namespace: str) -> None:
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    plane.kubectl("scale", "llmd/m", "-n", namespace, "--replicas=2")
+    eventually(lambda: get(plane, namespace, "deployment", "m-engine")["spec"]["replicas"] == 2, "two replicas")
+
+
+REFUSED: list[tuple[str, Json, str, str]] = [
+    (
+        "a profile the cluster does not have",
+        {"accelerator": {"profile": "h100"}},
+        "UnknownProfile",
+        "Use one of: cpu, gpu",
+    ),
+    (
+        "several nodes without LeaderWorkerSet",
+        {"accelerator": {"profile": "gpu", "count": 2}, "engine": {"pipelineParallel": 2, "tensorParallel": 2}},
+        "MissingCRD",
+        "LeaderWorkerSet",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "reason", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_what_cannot_be_acted_on_says_why(plane: ControlPlane, spec: Json, reason: str, words: str) -> None:
+    namespace = f"refused-{reason.lower()}"
+    plane.kubectl("create", "namespace", namespace)
+    apply(plane, namespace, **spec)
+    found = wait_for(plane, namespace, "Accepted", reason)
+    assert found["status"] == "False"
+    assert words in found["message"]
+    assert condition(plane, namespace, "Ready")["status"] == "False"
+
+
+@pytest.mark.usefixtures("operator")
+def test_an_object_of_somebody_else_is_not_taken_over(plane: ControlPlane, namespace: str) -> None:
+    plane.kubectl("create", "service", "clusterip", "m-engine", "--tcp=80:80", "-n", namespace)
+    theirs = get(plane, namespace, "service", "m-engine")["spec"]
+    apply(plane, namespace)
+    assert "Service" in wait_for(plane, namespace, "Accepted", "Conflict")["message"]
+    assert get(plane, namespace, "service", "m-engine")["spec"] == theirs
+
+
+def test_a_restart_and_a_quiet_minute_write_nothing(
+    plane: ControlPlane, directory: Path, operator: Operator, namespace: str
+) -> None:
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    eventually(lambda: any("events" in write for write in writes(directory, namespace)), "the Event")
+    settled = writes(directory, namespace)
+    assert operator.stop() == 0
+    again = Operator(plane, directory, name="operator-1", port=free_port())
+    try:
+        apply(plane, namespace, name="later")  # when this one is done, the restart has looked at the other, too
+        eventually(lambda: condition(plane, namespace, "Ready", "later"), "the later one's status")
+        assert [write for write in writes(directory, namespace) if "later" not in write] == settled
+    finally:
+        assert again.stop() == 0
+
+
+def test_the_children_go_with_the_object_while_no_operator_runs(
+    plane: ControlPlane, directory: Path, namespace: str
+) -> None:
+    operator = Operator(plane, directory, name="operator-2", port=free_port())
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    operator.stop(signal.SIGKILL)
+    plane.kubectl("delete", "llmd/m", "-n", namespace, "--timeout=10s")
+    eventually(lambda: names(plane, namespace) == [], "no children")
+
+
+def test_a_standby_takes_over_from_a_killed_leader(plane: ControlPlane, directory: Path, namespace: str) -> None:
+    leader = Operator(plane, directory, name="operator-3", port=free_port())
+    standby = Operator(plane, directory, name="operator-4", port=free_port(), standby=True)
+    leader.stop(signal.SIGKILL)
+    try:
+        apply(plane, namespace)
+        wait_for(plane, namespace, "Ready", "ScaledToZero")
+    finally:
+        assert standby.stop() == 0

@@ -1,0 +1,166 @@
+"""FineTuneJobs on a real API server, with exactly the rights the chart gives: children, refusals, suspension."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.cluster.controlplane import ControlPlane
+from tests.apiserver.operating import Operator, audited_plane, eventually, writes
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def plane(directory: Path) -> Iterator[ControlPlane]:
+    with audited_plane(directory) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operator(plane: ControlPlane, directory: Path) -> Iterator[Operator]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+    operator = Operator(plane, directory, port=port)
+    yield operator
+    operator.stop()
+
+
+@pytest.fixture
+def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
+    plane.kubectl("create", "namespace", name)
+    return name
+
+
+def apply(plane: ControlPlane, namespace: str, **spec: Any) -> None:
+    wanted = {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "s3://bucket/t.jsonl"}, **spec}
+    meta = {"name": "tickets", "namespace": namespace}
+    manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "FineTuneJob", "metadata": meta, "spec": wanted}
+    plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
+
+
+def condition(plane: ControlPlane, namespace: str, kind: str) -> Json:
+    live = json.loads(plane.kubectl("get", "ftj", "tickets", "-n", namespace, "-o", "json"))
+    for entry in live.get("status", {}).get("conditions", []):
+        if entry["type"] == kind and entry["observedGeneration"] == live["metadata"]["generation"]:
+            return dict(entry)
+    return {}
+
+
+def wait_for(plane: ControlPlane, namespace: str, kind: str, reason: str) -> Json:
+    return eventually(
+        lambda: found if (found := condition(plane, namespace, kind)).get("reason") == reason else None,
+        f"{kind} with reason {reason}",
+    )
+
+
+def children(plane: ControlPlane, namespace: str) -> list[str]:
+    return sorted(plane.kubectl("get", "jobs,pvc,networkpolicies", "-n", namespace, "-o", "name").split())
+
+
+VOLUME = ["networkpolicy.networking.k8s.io/tickets-training", "persistentvolumeclaim/tickets-finetune"]
+CHECKING = ["job.batch/tickets-dataset", *VOLUME]
+TRAINING = ["job.batch/tickets-dataset", "job.batch/tickets-training", *VOLUME]
+
+
+def finish(plane: ControlPlane, namespace: str) -> None:
+    """What a kubelet writes when the checking pod was content; the Job controller, which runs here, does the rest."""
+    labels = ["-n", namespace, "-l", "app.kubernetes.io/component=dataset", "-o", "name"]
+    pod = eventually(lambda: plane.kubectl("get", "pods", *labels).split(), "the checking pod")[0]
+    outcome = json.dumps({"outcome": "DatasetValid", "message": "300 rows."})
+    ended = {
+        "exitCode": 0,
+        "message": outcome,
+        "startedAt": "2026-11-21T10:00:00Z",
+        "finishedAt": "2026-11-21T10:01:00Z",
+    }
+    container = {"name": "dataset", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    status = {"phase": "Succeeded", "containerStatuses": [{**container, "state": {"terminated": ended}}]}
+    patch = json.dumps({"status": status})
+    plane.kubectl("patch", pod, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def test_data_is_checked_before_anything_is_trained(plane: ControlPlane, directory: Path, namespace: str) -> None:
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Running", "Validating")
+    assert children(plane, namespace) == CHECKING
+    assert writes(directory, namespace)[:4] == [
+        "patch persistentvolumeclaims/tickets-finetune",
+        "patch networkpolicies/tickets-training",
+        "patch jobs/tickets-dataset",
+        "patch finetunejobs/tickets/status",
+    ]
+
+
+def test_good_data_is_trained_on(plane: ControlPlane, namespace: str) -> None:
+    apply(plane, namespace)
+    eventually(lambda: children(plane, namespace) == CHECKING, "the checking Job")
+    finish(plane, namespace)
+    eventually(lambda: children(plane, namespace) == TRAINING, "the training Job")
+    valid = wait_for(plane, namespace, "DatasetValid", "DatasetValid")
+    assert (valid["status"], valid["message"]) == ("True", "300 rows.")
+
+
+def test_a_suspended_job_keeps_its_volume_and_goes_on_where_it_was(plane: ControlPlane, namespace: str) -> None:
+    apply(plane, namespace)
+    eventually(lambda: children(plane, namespace) == CHECKING, "the checking Job")
+    finish(plane, namespace)
+    eventually(lambda: children(plane, namespace) == TRAINING, "the training Job")
+    plane.kubectl("patch", "ftj/tickets", "-n", namespace, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    wait_for(plane, namespace, "Running", "Suspended")
+    eventually(lambda: children(plane, namespace) == VOLUME, "no Job")
+    plane.kubectl("patch", "ftj/tickets", "-n", namespace, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    eventually(
+        lambda: children(plane, namespace) == ["job.batch/tickets-training", *VOLUME], "training without a second check"
+    )
+
+
+REFUSED: list[tuple[str, Json, str, str]] = [
+    ("a-profile-nobody-has", {"accelerator": {"profile": "h100"}}, "UnknownProfile", "Use one of: cpu, gpu"),
+    ("a-profile-nothing-trains-on", {"accelerator": {"profile": "gpu"}}, "UnknownProfile", "profiles.gpu.trainerImage"),
+    ("no-such-deployment", {"baseModel": {"deployment": "nobody"}}, "InvalidSpec", "does not exist in this namespace"),
+]
+
+
+@pytest.mark.parametrize(("name", "spec", "reason", "words"), REFUSED, ids=[case[0] for case in REFUSED])
+def test_what_cannot_be_is_said(plane: ControlPlane, name: str, spec: Json, reason: str, words: str) -> None:
+    plane.kubectl("create", "namespace", name)
+    apply(plane, name, **spec)
+    accepted = wait_for(plane, name, "Accepted", reason)
+    assert accepted["status"] == "False"
+    assert words in accepted["message"]
+    assert children(plane, name) == []
+
+
+def test_an_adapter_that_is_not_trained_yet_is_told_and_the_model_is_served(
+    plane: ControlPlane, namespace: str
+) -> None:
+    wanted = {
+        "model": {"source": "oci://models/tiny:1"},
+        "replicas": 0,
+        "adapters": [{"name": "tickets", "source": "finetune://tickets"}],
+    }
+    meta = {"name": "support", "namespace": namespace}
+    manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": meta, "spec": wanted}
+    plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+
+    def told() -> list[Json] | None:
+        live = json.loads(plane.kubectl("get", "llmd", "support", "-n", namespace, "-o", "json"))
+        found: list[Json] | None = live.get("status", {}).get("adapters")
+        return found
+
+    message = "FineTuneJob tickets does not exist in this namespace."
+    assert eventually(told, "status.adapters") == [{"name": "tickets", "readyReplicas": 0, "message": message}]
+    plane.kubectl("get", "deployment/support-engine", "-n", namespace)

@@ -1,0 +1,163 @@
+"""The platform on a real node: installed once per test run, as `make demo` installs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pytest
+
+from hack.cluster.gpus import advertise_gpus
+from hack.cluster.provider import choose, providers
+from hack.demo.__main__ import forwarded
+from hack.demo.install import Platform, installed
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+MODEL = "hf://llmops/tiny-llama"
+# A device that the scheduler counts and vLLM does not need: real placement, real engine, no accelerator.
+GPU_PROFILE = {
+    "resource": "nvidia.com/gpu",
+    "image": "IMAGE",
+    "args": {"enforce-eager": ""},
+    "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+    "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
+    "sharedMemory": "256Mi",
+}
+
+
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 240) -> T:
+    """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if found := look():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.25)
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """The installed platform; the cluster goes down afterwards unless it was up before."""
+    provider = choose(None, providers())
+    was_up = provider.running()
+    platform = installed({"gpu": GPU_PROFILE}, more=("trainer",))
+    yield platform
+    if not was_up:
+        provider.down()
+
+
+@pytest.fixture(scope="session")
+def gateway(platform: Platform) -> Iterator[str]:
+    """Base URL of the gateway, through a port-forward as users have it."""
+    with forwarded(platform) as base:
+        yield base
+
+
+@dataclass(frozen=True)
+class Space:
+    """A namespace that enforces the `restricted` Pod Security level, and what a user does in it."""
+
+    platform: Platform
+    name: str
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints in this namespace."""
+        return self.platform.kubectl("-n", self.name, *arguments, stdin=stdin)
+
+    def apply(self, name: str, **spec: Any) -> None:
+        """kubectl apply of an LLMDeployment of the small model."""
+        wanted = {
+            "model": {"source": MODEL, "storage": {"size": "1Gi"}},
+            "accelerator": {"profile": "cpu"},
+            "engine": {"maxModelLen": 256},
+            **({} if "autoscaling" in spec else {"replicas": 1}),
+            **spec,
+        }
+        manifest = {
+            "apiVersion": "llmops.dev/v1alpha1",
+            "kind": "LLMDeployment",
+            "metadata": {"name": name},
+            "spec": wanted,
+        }
+        self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def get(self, what: str, name: str) -> Json:
+        """One object as it is."""
+        found: Json = json.loads(self.kubectl("get", what, name, "-o", "json"))
+        return found
+
+    def condition(self, name: str, kind: str = "Ready") -> Json:
+        """One condition of the present generation; empty while there is none."""
+        live = self.get("llmd", name)
+        for entry in live.get("status", {}).get("conditions", []):
+            if entry["type"] == kind and entry["observedGeneration"] == live["metadata"]["generation"]:
+                return dict(entry)
+        return {}
+
+    def wait(self, name: str, reason: str, kind: str = "Ready", seconds: float = 240) -> Json:
+        """The condition as soon as it has this reason."""
+        last: Json = {}
+
+        def look() -> Json | None:
+            last.update(self.condition(name, kind))
+            return last if last.get("reason") == reason else None
+
+        try:
+            return eventually(look, reason, seconds)
+        except AssertionError as late:
+            pods = self.kubectl("get", "pods", "-o", "wide")
+            raise AssertionError(f"{name} is not {kind}/{reason} after {seconds} s but {last}\n{pods}") from late
+
+    def pods(self, name: str) -> list[str]:
+        """Names of the engine pods that are not on their way out."""
+        labels = f"llmops.dev/deployment={name},app.kubernetes.io/component=engine"
+        listed: Json = json.loads(self.kubectl("get", "pods", "-l", labels, "-o", "json"))
+        return [item["metadata"]["name"] for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
+
+
+@pytest.fixture
+def space(platform: Platform, request: pytest.FixtureRequest) -> Iterator[Space]:
+    """A namespace of the test's own, gone afterwards."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:40].strip("-")
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    platform.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    yield Space(platform, name)
+    platform.kubectl("delete", "namespace", name, "--wait=false")
+    # A pod that drains would keep its memory and its accelerator from the next test.
+    platform.kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false")
+    eventually(lambda: not platform.kubectl("get", "pods", "-n", name, "-o", "name") or None, f"no pod in {name}")
+
+
+@pytest.fixture
+def gpus(platform: Platform) -> Iterator[Callable[[int], None]]:
+    """Advertise so many accelerators on the node; none afterwards."""
+    node = platform.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+
+    def advertise(count: int) -> None:
+        advertise_gpus(platform.kubectl, node, count)
+
+    yield advertise
+    advertise(0)
+
+
+def ask(base: str, model: str, *, seconds: float = 300, **options: Any) -> Json:
+    """One chat request; the answer, or the gateway's error with its `status`."""
+    body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": "What is a list?"}], **options}
+    request = urllib.request.Request(
+        f"{base}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as answer:
+            return {"status": answer.status, **json.load(answer)}
+    except urllib.error.HTTPError as refusal:
+        return {"status": refusal.code, **json.load(refusal)}

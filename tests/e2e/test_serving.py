@@ -1,0 +1,129 @@
+"""The promises of the README, on a real node with real vLLM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hack.demo.__main__ import chat
+from hack.demo.install import SYSTEM, Platform
+from tests.e2e.conftest import Space, ask, eventually
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def test_an_applied_model_answers_and_its_deletion_leaves_nothing(space: Space, gateway: str) -> None:
+    space.apply("support")
+    ready = space.wait("support", "Serving")
+    assert ready["status"] == "True"
+
+    assert chat(gateway, "support", "What is a function?") > 4  # streamed, piece by piece
+    answer = ask(gateway, f"{space.name}/support")
+    assert answer["choices"][0]["message"]["content"].strip()
+    assert answer["usage"]["completion_tokens"] >= 1
+
+    status = space.get("llmd", "support")["status"]
+    assert len(status["model"]["revision"]) == 40  # a commit, not a branch
+    assert status["model"]["digest"].startswith("sha256:")
+
+    space.kubectl("delete", "llmd/support", "--timeout=30s")
+    kinds = "deployments,services,networkpolicies,poddisruptionbudgets,jobs,pvc"
+    eventually(lambda: "support" not in space.kubectl("get", kinds, "-o", "name") or None, "no child")
+
+
+def test_a_sleeping_model_holds_the_request_wakes_and_answers(space: Space, gateway: str) -> None:
+    target = {"requestsPerSecond": 4}
+    auto = {"minReplicas": 0, "maxReplicas": 1, "target": target, "scaleToZeroAfterSeconds": 5}
+    space.apply("sleeper", autoscaling={**auto, "scaleDownStabilizationSeconds": 1})
+    space.wait("sleeper", "Serving")
+    space.wait("sleeper", "ScaledToZero")
+    eventually(lambda: not space.pods("sleeper"), "no pod")
+    answer = ask(gateway, "sleeper")
+    assert answer["status"] == 200, answer
+    assert answer["usage"]["completion_tokens"] >= 1
+
+
+def test_the_third_of_two_gpus_waits_and_says_what_is_free(space: Space, gpus: Callable[[int], None]) -> None:
+    gpus(2)
+    space.apply("pair", accelerator={"profile": "gpu"}, replicas=2)
+    eventually(lambda: space.get("llmd", "pair").get("status", {}).get("readyReplicas") == 2, "two ready replicas")
+    space.apply("third", accelerator={"profile": "gpu"})
+    waiting = space.wait("third", "WaitingForGPU")
+    assert waiting["status"] == "False"
+    assert "0 of 2 free" in waiting["message"]
+    space.kubectl("scale", "llmd/pair", "--replicas=1")
+    assert space.wait("third", "Serving")["status"] == "True"
+
+
+def test_a_rollout_on_a_full_cluster_does_not_deadlock(space: Space, gpus: Callable[[int], None], gateway: str) -> None:
+    gpus(1)
+    space.apply("full", accelerator={"profile": "gpu"}, pod={"terminationGracePeriodSeconds": 5})
+    space.wait("full", "Serving")
+    before = space.pods("full")
+    space.apply(
+        "full", accelerator={"profile": "gpu"}, pod={"terminationGracePeriodSeconds": 5}, engine={"maxModelLen": 128}
+    )
+    space.wait("full", "UpToDate", "Progressing")
+    assert not set(before) & set(space.pods("full"))
+    assert ask(gateway, "full")["status"] == 200
+
+
+def model(source: str, **more: Any) -> dict[str, Any]:
+    return {"source": source, "storage": {"size": "1Gi"}, **more}
+
+
+TROUBLES: list[tuple[str, dict[str, Any], str, str]] = [
+    ("an unknown model", {"model": model("hf://llmops/no-such")}, "ModelNotFound", "no-such"),
+    (
+        "a secret that is not there",
+        {"model": model("hf://llmops/tiny-llama", secretRef={"name": "no"})},
+        "SecretNotFound",
+        "no",
+    ),
+    (
+        "an image that does not exist",
+        {"engine": {"image": "localhost/no-such:1"}},
+        "ImagePullFailed",
+        "localhost/no-such:1",
+    ),
+    ("a wrong engine argument", {"engine": {"args": {"no-such-flag": "1"}}}, "EngineArgsInvalid", "no-such-flag"),
+    ("a GPU that no node has", {"accelerator": {"profile": "gpu"}}, "WaitingForGPU", "no node of this cluster has any"),
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "words"), [case[1:] for case in TROUBLES], ids=[case[0] for case in TROUBLES]
+)
+def test_trouble_says_what_to_do(space: Space, spec: dict[str, Any], reason: str, words: str) -> None:
+    space.apply("sick", **spec)
+    found = space.wait("sick", reason)
+    assert found["status"] == "False"
+    assert words in found["message"]
+
+
+def test_a_quota_is_named(space: Space) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "small"},
+        "spec": {"hard": {"requests.memory": "1Gi"}},
+    }
+    space.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
+    space.apply("greedy")
+    assert "small" in space.wait("greedy", "QuotaExceeded")["message"]
+
+
+def test_the_charts_own_test_gets_a_token(space: Space, platform: Platform) -> None:
+    from hack.cluster import tools  # noqa: PLC0415 - only here
+    from hack.demo.install import RELEASE, run  # noqa: PLC0415 - only here
+
+    space.apply("tested")
+    space.wait("tested", "Serving")
+    helm = tools.program("helm", "helm")
+    said = run(
+        helm, "test", RELEASE, "-n", SYSTEM, "--logs", "--timeout", "120s", kubeconfig=platform.provider.kubeconfig
+    )
+    assert "Succeeded" in said

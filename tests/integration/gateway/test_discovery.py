@@ -1,0 +1,155 @@
+"""Models and pods from a real API server, and what stays known while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from hack.cluster.controlplane import ControlPlane
+from llmops_serving.gateway.discovery import ClusterDiscovery
+from llmops_serving.gateway.kubernetes import from_kubeconfig
+from llmops_serving.gateway.table import Endpoint, Model, Table, Target
+from tests.integration.gateway.rig import eventually, run
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def plane() -> Iterator[ControlPlane]:
+    with ControlPlane() as plane:
+        plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        yield plane
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(plane: ControlPlane) -> Iterator[None]:
+    yield
+    for kind in ("llmdeployments", "endpointslices"):
+        plane.kubectl("delete", kind, "--all", "-n", "default", "--wait=false")
+
+
+class Tables:
+    """Keeps the newest table."""
+
+    def __init__(self) -> None:
+        self.newest = Table()
+
+    def apply(self, table: Table) -> None:
+        self.newest = table
+
+    def model(self, key: str) -> Model | None:
+        return self.newest.models.get(key)
+
+    def endpoints(self, key: str) -> tuple[Endpoint, ...]:
+        model = self.model(key)
+        return model.endpoints if model else ()
+
+
+@contextlib.asynccontextmanager
+async def discovery(plane: ControlPlane) -> AsyncIterator[Tables]:
+    tables = Tables()
+    access = from_kubeconfig(plane.kubeconfig)
+    task = asyncio.create_task(ClusterDiscovery(access, tables.apply).run())
+    try:
+        yield tables
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await access.close()
+
+
+def apply(plane: ControlPlane, manifest: dict[str, object], *flags: str) -> None:
+    path = plane.directory / "manifest.json"
+    path.write_text(json.dumps(manifest))
+    plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path), *flags)
+
+
+def deployment(name: str = "support", **spec: object) -> dict[str, object]:
+    return {
+        "apiVersion": "llmops.dev/v1alpha1",
+        "kind": "LLMDeployment",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"model": {"source": "hf://org/model"}, "accelerator": {"profile": "cpu"}, "replicas": 1, **spec},
+    }
+
+
+def endpoint_slice(*endpoints: dict[str, object], owner: str = "support") -> dict[str, object]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": f"{owner}-1", "namespace": "default", "labels": {"llmops.dev/deployment": owner}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8000, "protocol": "TCP"}],
+        "endpoints": list(endpoints),
+    }
+
+
+def pod(address: str, *, ready: bool = True, terminating: bool = False) -> dict[str, object]:
+    return {"addresses": [address], "conditions": {"ready": ready, "terminating": terminating}}
+
+
+def test_a_deployment_is_known_with_its_pods_and_forgotten_with_them(plane: ControlPlane) -> None:
+    async def scenario() -> None:
+        async with discovery(plane) as tables:
+            apply(plane, deployment(gateway={"holdSeconds": 30, "maxHeld": 7, "requestTimeoutSeconds": 20}))
+            await eventually(lambda: tables.model("default/support") is not None, "the model is known at zero")
+            assert tables.newest.names["support"] == Target("default/support", "support")
+            seen = tables.model("default/support")
+            assert seen is not None
+            assert (seen.hold_seconds, seen.max_held, seen.timeout_seconds) == (30, 7, 20)
+
+            apply(plane, endpoint_slice(pod("10.0.0.1"), pod("10.0.0.2", ready=False)))
+            expected = (Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000, ready=False))
+            await eventually(lambda: tables.endpoints("default/support") == expected, "its pods are known")
+
+            apply(plane, endpoint_slice(pod("10.0.0.1", ready=False, terminating=True), pod("10.0.0.2")))
+            left = (Endpoint("10.0.0.2", 8000),)
+            await eventually(lambda: tables.endpoints("default/support") == left, "a terminating pod is left alone")
+
+            plane.kubectl("delete", "llmdeployment", "support", "-n", "default")
+            await eventually(lambda: tables.model("default/support") is None, "the model is gone")
+
+    run(scenario)
+
+
+def test_a_terminal_reason_is_seen(plane: ControlPlane) -> None:
+    async def scenario() -> None:
+        async with discovery(plane) as tables:
+            apply(plane, deployment())
+            condition = {
+                "type": "WeightsReady",
+                "status": "False",
+                "reason": "ModelNotFound",
+                "message": "org/model does not exist.",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+                "observedGeneration": 1,
+            }
+            apply(plane, {**deployment(), "status": {"conditions": [condition]}}, "--subresource=status")
+            failure = "ModelNotFound: org/model does not exist."
+            await eventually(lambda: getattr(tables.model("default/support"), "failure", "") == failure, "the failure")
+
+    run(scenario)
+
+
+def test_what_is_known_outlives_the_api_server_and_changes_are_seen_after_it(plane: ControlPlane) -> None:
+    async def scenario() -> None:
+        async with discovery(plane) as tables:
+            apply(plane, deployment())
+            apply(plane, endpoint_slice(pod("10.0.0.1")))
+            known = (Endpoint("10.0.0.1", 8000),)
+            await eventually(lambda: tables.endpoints("default/support") == known, "the pod is known")
+            await asyncio.to_thread(plane.stop_apiserver)
+            await asyncio.sleep(1.0)  # the time it is away: the claim is that nothing happens in it
+            assert tables.endpoints("default/support") == known
+            plane.start_apiserver()  # here: its process dies with the thread that starts it
+            await asyncio.to_thread(apply, plane, endpoint_slice(pod("10.0.0.9")))
+            newer = (Endpoint("10.0.0.9", 8000),)
+            await eventually(lambda: tables.endpoints("default/support") == newer, "the change is seen", 60)
+
+    run(scenario)

@@ -1,0 +1,169 @@
+"""The four jobs as the pods run them, against a real S3 server."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.integration.conftest import S3, free_port
+from tests.integration.repository.models import KEY, contents, model
+
+COMMIT = "0123456789" * 4
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Runs a job; returns its exit code and termination message."""
+
+    target: str
+    environment: dict[str, str]
+    folder: Path
+
+    def __call__(self, name: str, *arguments: str, key: str = KEY.decode(), retry: str = "20s") -> tuple[int, Any]:
+        log = self.folder / "termination-log"
+        log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", f"llmops_serving.jobs.{name}", "--target", self.target, "--retry", retry]
+        done = subprocess.run(
+            [*command, "--termination-log", str(log), *arguments],
+            env={**self.environment, "LLMOPS_REPOSITORY_KEY": key, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+        assert log.exists(), done.stderr.decode()
+        assert key.encode() not in done.stdout + done.stderr
+        return done.returncode, json.loads(log.read_text())
+
+
+@pytest.fixture
+def jobs(s3: S3, tmp_path: Path) -> Jobs:
+    return Jobs(f"s3://{s3.bucket('backup')}/some/prefix", s3.environment, tmp_path)
+
+
+def test_a_model_goes_to_s3_and_comes_back(jobs: Jobs, tmp_path: Path) -> None:
+    base = model(tmp_path / "base")
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "support.json").write_text(
+        '{"kind": "LLMDeployment", "metadata": {"name": "support"}, "spec": {"model": {}}}'
+    )
+    code, message = jobs("backup", "--name", "support", "--documents", str(documents), str(base))
+    assert (code, message["outcome"], message["files"]) == (0, "Complete", 3)
+    code, message = jobs("verify", "--layouts")
+    assert (code, message["points"], message["bad"], len(message["verified"])) == (0, 1, [], 1)
+    code, message = jobs("restore", "support", str(tmp_path / "out"))
+    assert (code, contents(tmp_path / "out") == contents(base)) == (0, True)
+    code, message = jobs("gc", "--keep-last", "1")
+    assert (code, message["dropped"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "code", "outcome"),
+    [
+        pytest.param(["restore", "nobody", "{tmp}/out"], {}, 40, "PointNotFound", id="a point that is not there"),
+        pytest.param(["restore", "support", "{tmp}/base"], {}, 0, "Complete", id="restored over itself"),
+        pytest.param(["restore", "support", "{tmp}"], {}, 40, "DestinationExists", id="restored over something else"),
+        pytest.param(["verify"], {"key": "some other key, long enough"}, 40, "RepositoryKeyWrong", id="another key"),
+        pytest.param(["verify"], {"key": "short"}, 40, "RepositoryKeyWrong", id="a short key"),
+        pytest.param(["backup", "--name", "support", "{tmp}/none"], {}, 40, "UnsafeContent", id="no such directory"),
+        pytest.param(
+            [
+                "backup",
+                "--name",
+                "s",
+                "--weights",
+                "Pointer",
+                "--source",
+                "hf://o/m",
+                "--revision",
+                "main",
+                "{tmp}/base",
+            ],
+            {},
+            40,
+            "UnsafeContent",
+            id="a pointer to a branch",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_said(
+    jobs: Jobs, tmp_path: Path, *, arguments: list[str], options: dict[str, str], code: int, outcome: str
+) -> None:
+    assert jobs("backup", "--name", "support", str(model(tmp_path / "base")))[0] == 0
+    name, *rest = [text.replace("{tmp}", str(tmp_path)) for text in arguments]
+    got, message = jobs(name, *rest, **options)
+    assert (got, message["outcome"]) == (code, outcome)
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "outcome"),
+    [
+        pytest.param({"AWS_SECRET_ACCESS_KEY": "another"}, 40, "TargetAccessDenied", id="a wrong secret"),
+        pytest.param({"AWS_ACCESS_KEY_ID": "nobody"}, 40, "TargetNotFound", id="an unknown account"),
+        pytest.param({"AWS_ENDPOINT_URL": ""}, 75, "RepositoryUnreachable", id="nobody listens"),
+    ],
+)
+def test_a_target_that_does_not_answer_well(
+    jobs: Jobs, tmp_path: Path, changed: dict[str, str], code: int, outcome: str
+) -> None:
+    changed = {name: value or f"http://127.0.0.1:{free_port()}" for name, value in changed.items()}
+    broken = Jobs(jobs.target, {**jobs.environment, **changed}, tmp_path)
+    got, message = broken("backup", "--name", "support", str(model(tmp_path / "base")), retry="2s")
+    assert (got, message["outcome"]) == (code, outcome)
+    assert "another" not in message["message"]
+
+
+def test_locked_objects_cannot_be_deleted_and_a_new_point_locks_old_ones_for_longer(s3: S3, tmp_path: Path) -> None:
+    bucket = s3.bucket("locked", object_lock=True)
+    jobs = Jobs(f"s3://{bucket}/p", s3.environment, tmp_path)
+    base = model(tmp_path / "base")
+    lock = ["--lock-mode", "GOVERNANCE", "--lock-days"]
+    assert jobs("backup", "--name", "support@20260101T000000Z", *lock, "2", str(base))[0] == 0
+    before = retention_of_all(s3, bucket)
+    assert {mode for mode, _ in before.values()} == {"GOVERNANCE"}
+    assert {name.split("/")[1] for name in before} == {"blobs", "points", "keys", "repository", "copy"}
+    assert jobs("backup", "--name", "support@20260102T000000Z", *lock, "20", str(base))[0] == 0
+    after = retention_of_all(s3, bucket)
+    blobs = [name for name in before if "/blobs/" in name]
+    assert blobs
+    assert all(after[name][1] > before[name][1] for name in blobs)
+    version = versions(s3, bucket)[blobs[0]]
+    refused = s3.request("DELETE", f"/{bucket}/{blobs[0]}", query=f"versionId={version}")
+    assert refused.status_code == 403
+
+
+def test_a_bucket_without_object_lock_is_named(jobs: Jobs, tmp_path: Path) -> None:
+    base = model(tmp_path / "base")
+    code, message = jobs("backup", "--name", "support", "--lock-mode", "COMPLIANCE", str(base))
+    assert (code, message["outcome"]) == (40, "TargetAccessDenied")
+    assert "not locked" in message["message"]
+
+
+def versions(s3: S3, bucket: str) -> dict[str, str]:
+    answer = s3.request("GET", f"/{bucket}", query="versions=")
+    root = ET.fromstring(answer.content)  # noqa: S314 -- our own server
+    space = {"s3": root.tag.partition("}")[0][1:]}
+    return {
+        entry.findtext("s3:Key", "", space): entry.findtext("s3:VersionId", "", space)
+        for entry in root.findall("s3:Version", space)
+    }
+
+
+def retention_of_all(s3: S3, bucket: str) -> dict[str, tuple[str, str]]:
+    """Every locked object's mode and date."""
+    found = {}
+    for name in versions(s3, bucket):
+        answer = s3.request("GET", f"/{bucket}/{name}", query="retention=")
+        if answer.status_code == 200:
+            root = ET.fromstring(answer.content)  # noqa: S314 -- our own server
+            texts = {part.tag.rpartition("}")[2]: part.text or "" for part in root}
+            found[name] = (texts["Mode"], texts["RetainUntilDate"])
+    return found

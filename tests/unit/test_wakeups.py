@@ -1,0 +1,128 @@
+"""Keys that wait: one at a time each, again after a wake, back-off after a failure, nobody delayed by anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from llmops.shell.wakeups import Outcome, Wakeups
+
+
+class Failure(Exception):
+    """Something a look may raise."""
+
+
+class Bench:
+    """A queue whose work is a table: key -> what each look at it does."""
+
+    def __init__(self, work: Callable[[str], Awaitable[timedelta | None]], workers: int = 4) -> None:
+        self.outcomes: list[Outcome[str]] = []
+        self.seen = asyncio.Event()
+        self.queue = Wakeups(
+            work, workers=workers, done=self._done, clock=asyncio.get_running_loop().time, jitter=lambda: 0.0
+        )
+
+    def _done(self, outcome: Outcome[str]) -> None:
+        self.outcomes.append(outcome)
+        self.seen.set()
+
+    async def until(self, looks: int) -> None:
+        """Run the queue until it has looked this often."""
+        task = asyncio.create_task(self.queue.run())
+        async with asyncio.timeout(5):
+            while len(self.outcomes) < looks:
+                self.seen.clear()
+                await self.seen.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def test_waking_twice_before_a_look_is_one_look() -> None:
+    async def scenario() -> list[str]:
+        looked = []
+
+        async def work(key: str) -> None:
+            looked.append(key)
+
+        bench = Bench(work)
+        for key in ("a", "a", "b", "a"):
+            bench.queue.wake(key)
+        await bench.until(2)
+        return looked
+
+    assert sorted(asyncio.run(scenario())) == ["a", "b"]
+
+
+def test_a_wake_during_a_look_means_one_more_look_and_never_two_at_once() -> None:
+    async def scenario() -> tuple[int, int]:
+        running = most = looks = 0
+
+        async def work(key: str) -> None:
+            nonlocal running, most, looks
+            running += 1
+            most = max(most, running)
+            looks += 1
+            if looks == 1:
+                bench.queue.wake(key)
+                bench.queue.wake(key)
+            await asyncio.sleep(0)
+            running -= 1
+
+        bench = Bench(work)
+        bench.queue.wake("a")
+        await bench.until(2)
+        return looks, most
+
+    assert asyncio.run(scenario()) == (2, 1)
+
+
+def test_a_failing_key_backs_off_and_delays_nobody() -> None:
+    async def scenario() -> tuple[list[str], float]:
+        async def work(key: str) -> None:
+            if key == "poison":
+                raise Failure
+
+        bench = Bench(work, workers=1)
+        bench.queue.wake("poison")
+        for key in "abc":
+            bench.queue.wake(key)
+        await bench.until(4)
+        return [outcome.key for outcome in bench.outcomes], bench.queue.lateness
+
+    keys, lateness = asyncio.run(scenario())
+    assert sorted(keys) == ["a", "b", "c", "poison"]
+    assert lateness == 0  # its next look is a second away, and not late
+
+
+def test_a_look_may_ask_for_the_next_one() -> None:
+    async def scenario() -> int:
+        looks = 0
+
+        async def work(_: str) -> timedelta | None:
+            nonlocal looks
+            looks += 1
+            return timedelta(milliseconds=1) if looks < 3 else None
+
+        bench = Bench(work)
+        bench.queue.wake("a")
+        await bench.until(3)
+        return looks
+
+    assert asyncio.run(scenario()) == 3
+
+
+@pytest.mark.parametrize("later", [0.0, 0.001])
+def test_an_earlier_appointment_overtakes_a_later_one(later: float) -> None:
+    async def scenario() -> None:
+        async def work(_: str) -> None:
+            return None
+
+        bench = Bench(work)
+        bench.queue.wake("a", after=1000)
+        bench.queue.wake("a", after=later)
+        await bench.until(1)
+
+    asyncio.run(scenario())
