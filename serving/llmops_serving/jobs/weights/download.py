@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Bytes in place of the bytes wanted; tells at each tenth, once."""
+    """Bytes in place of the bytes wanted; tells at each tenth, once and in order, from whichever thread reached it."""
 
     def __init__(self, total: int, tell: Tell) -> None:
         self._total, self._tell = total, tell
@@ -53,7 +53,7 @@ class Progress:
             if step <= self._told or step > STEPS:
                 return
             self._told = step
-        self._tell("progress", bytes=self._bytes, total=self._total, percent=100 * step // STEPS)
+            self._tell("progress", bytes=self._bytes, total=self._total, percent=100 * step // STEPS)
 
 
 def download(order: Order, source: Source, directory: ModelDirectory, tell: Tell) -> Marker:
