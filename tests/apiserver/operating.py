@@ -1,4 +1,7 @@
-"""The operator as a process of its own, with exactly the rights the chart gives it, against a real API server."""
+"""The operator as a process of its own, with exactly the rights the chart gives it, against a real API server.
+
+Between the two is the fault proxy, whose standing assertions therefore hold for every request of this tier.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
+from tests.faultproxy.proxy import FaultProxy
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = "llmops-system"
@@ -42,18 +46,29 @@ def eventually(look: Callable[[], T | None], what: str, seconds: float = 30) -> 
         time.sleep(0.05)
 
 
+class ProxiedPlane(ControlPlane):
+    """A control plane that operators reach through a fault proxy."""
+
+    proxy: FaultProxy
+
+
 @contextmanager
-def audited_plane(directory: Path) -> Iterator[ControlPlane]:
-    """A control plane with the CRDs, the chart's rights, and a log of every request the operator makes."""
+def audited_plane(directory: Path) -> Iterator[ProxiedPlane]:
+    """A control plane with the CRDs, the chart's rights, and a log of every request the operator makes.
+
+    At its end, the standing assertions must have held for all of them.
+    """
     policy, log = directory / "policy.yaml", directory / "audit.log"
     policy.write_text(json.dumps(AUDIT))
     arguments = [f"--audit-policy-file={policy}", f"--audit-log-path={log}", "--audit-log-mode=blocking"]
-    with ControlPlane(apiserver_args=arguments) as plane:
+    with ProxiedPlane(apiserver_args=arguments) as plane:
         plane.kubectl("create", "namespace", SYSTEM)
         plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart())
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         plane.start_controllers()  # after the CRDs: the garbage collector looks for new kinds every 30 s only
-        yield plane
+        with FaultProxy(plane.kubeconfig_for(ACCOUNT, GROUPS)) as plane.proxy:
+            yield plane
+            assert plane.proxy.standing.violations == []
 
 
 def chart(*settings: str) -> str:
@@ -79,14 +94,14 @@ class Operator:
     """One operator process: the leader, unless another is and this one stands by."""
 
     def __init__(
-        self, plane: ControlPlane, directory: Path, *, name: str = "operator-0", port: int, standby: bool = False
+        self, plane: ProxiedPlane, directory: Path, *, name: str = "operator-0", port: int, standby: bool = False
     ) -> None:
         self.log = directory / f"{name}.log"
         config = directory / "config.yaml"
         config.write_text(json.dumps(configuration()))
         environment = {
             **os.environ,
-            "KUBECONFIG": str(plane.kubeconfig_for(ACCOUNT, GROUPS)),
+            "KUBECONFIG": str(plane.proxy.kubeconfig(directory / f"{name}.kubeconfig", name)),
             "LLMOPS_CONFIG": str(config),
             "LLMOPS_NAMESPACE": SYSTEM,
             "LLMOPS_HEALTH_PORT": str(port),

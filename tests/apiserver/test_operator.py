@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import Operator, audited_plane, eventually, writes
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, writes
 
 Json = dict[str, Any]
 IMAGE = "oci://models/tiny:1"  # weights that need no Job: nothing of this tier runs pods
@@ -31,13 +30,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ControlPlane]:
+def plane(directory: Path) -> Iterator[ProxiedPlane]:
     with audited_plane(directory) as plane:
         yield plane
 
 
 @pytest.fixture(scope="module")
-def operator(plane: ControlPlane, directory: Path) -> Iterator[Operator]:
+def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
     operator = Operator(plane, directory, port=free_port())
     yield operator
     if operator.process.poll() is None:
@@ -45,13 +44,13 @@ def operator(plane: ControlPlane, directory: Path) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+def namespace(plane: ProxiedPlane, request: pytest.FixtureRequest) -> str:
     name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
     plane.kubectl("create", "namespace", name)
     return name
 
 
-def apply(plane: ControlPlane, namespace: str, name: str = "m", **spec: Any) -> None:
+def apply(plane: ProxiedPlane, namespace: str, name: str = "m", **spec: Any) -> None:
     wanted = {"model": {"source": IMAGE}, "replicas": 0, **spec}
     manifest = {
         "apiVersion": "llmops.dev/v1alpha1",
@@ -64,12 +63,12 @@ def apply(plane: ControlPlane, namespace: str, name: str = "m", **spec: Any) -> 
     )
 
 
-def get(plane: ControlPlane, namespace: str, what: str, name: str = "m") -> Json:
+def get(plane: ProxiedPlane, namespace: str, what: str, name: str = "m") -> Json:
     found: Json = json.loads(plane.kubectl("get", what, name, "-n", namespace, "-o", "json"))
     return found
 
 
-def condition(plane: ControlPlane, namespace: str, kind: str, name: str = "m") -> Json:
+def condition(plane: ProxiedPlane, namespace: str, kind: str, name: str = "m") -> Json:
     live = get(plane, namespace, "llmd", name)
     for entry in live.get("status", {}).get("conditions", []):
         if entry["type"] == kind and entry["observedGeneration"] == live["metadata"]["generation"]:
@@ -77,20 +76,20 @@ def condition(plane: ControlPlane, namespace: str, kind: str, name: str = "m") -
     return {}
 
 
-def wait_for(plane: ControlPlane, namespace: str, kind: str, reason: str) -> Json:
+def wait_for(plane: ProxiedPlane, namespace: str, kind: str, reason: str) -> Json:
     return eventually(
         lambda: found if (found := condition(plane, namespace, kind)).get("reason") == reason else None,
         f"{kind} with reason {reason}",
     )
 
 
-def names(plane: ControlPlane, namespace: str) -> list[str]:
+def names(plane: ProxiedPlane, namespace: str) -> list[str]:
     listed = plane.kubectl("get", ",".join(CHILDREN), "-n", namespace, "-o", "name")
     return sorted(line.split("/")[0].split(".")[0] for line in listed.split())
 
 
 @pytest.mark.usefixtures("operator")
-def test_creation_writes_the_children_and_two_more(plane: ControlPlane, directory: Path, namespace: str) -> None:
+def test_creation_writes_the_children_and_two_more(plane: ProxiedPlane, directory: Path, namespace: str) -> None:
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")
     eventually(lambda: any("events" in write for write in writes(directory, namespace)), "the Event")
@@ -105,7 +104,7 @@ def test_creation_writes_the_children_and_two_more(plane: ControlPlane, director
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_users_object_is_left_as_it_was_written(plane: ControlPlane, namespace: str) -> None:
+def test_the_users_object_is_left_as_it_was_written(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace)
     before = get(plane, namespace, "llmd")
     wait_for(plane, namespace, "Ready", "ScaledToZero")
@@ -116,7 +115,7 @@ def test_the_users_object_is_left_as_it_was_written(plane: ControlPlane, namespa
 
 
 @pytest.mark.usefixtures("operator")
-def test_an_edited_child_is_repaired(plane: ControlPlane, namespace: str) -> None:
+def test_an_edited_child_is_repaired(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")
     plane.kubectl("scale", "deployment/m-engine", "-n", namespace, "--replicas=3")
@@ -130,7 +129,7 @@ def test_an_edited_child_is_repaired(plane: ControlPlane, namespace: str) -> Non
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_deleted_child_comes_back(plane: ControlPlane, namespace: str) -> None:
+def test_a_deleted_child_comes_back(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")
     old = get(plane, namespace, "networkpolicy", "m-engine")["metadata"]["uid"]
@@ -140,21 +139,21 @@ def test_a_deleted_child_comes_back(plane: ControlPlane, namespace: str) -> None
 
 
 @pytest.mark.usefixtures("operator")
-def test_what_the_spec_stops_asking_for_goes_away(plane: ControlPlane, namespace: str) -> None:
+def test_what_the_spec_stops_asking_for_goes_away(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace, model={"source": "hf://o/one"})
     first = eventually(lambda: both(plane, namespace), "a volume and a job")
     apply(plane, namespace, model={"source": "hf://o/two"})
     eventually(lambda: (found := both(plane, namespace)) and not found & first, "only new ones")
 
 
-def both(plane: ControlPlane, namespace: str) -> set[str] | None:
+def both(plane: ProxiedPlane, namespace: str) -> set[str] | None:
     """The names of the volume and the job, when there is exactly one of each."""
     found = set(plane.kubectl("get", "job,pvc", "-n", namespace, "-o", "name").split())
     return found if len(found) == 2 else None
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_scale_subresource_sets_the_size(plane: ControlPlane, namespace: str) -> None:
+def test_the_scale_subresource_sets_the_size(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")
     plane.kubectl("scale", "llmd/m", "-n", namespace, "--replicas=2")
@@ -178,7 +177,7 @@ REFUSED: list[tuple[str, Json, str, str]] = [
 
 
 @pytest.mark.parametrize(("spec", "reason", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_what_cannot_be_acted_on_says_why(plane: ControlPlane, spec: Json, reason: str, words: str) -> None:
+def test_what_cannot_be_acted_on_says_why(plane: ProxiedPlane, spec: Json, reason: str, words: str) -> None:
     namespace = f"refused-{reason.lower()}"
     plane.kubectl("create", "namespace", namespace)
     apply(plane, namespace, **spec)
@@ -189,7 +188,7 @@ def test_what_cannot_be_acted_on_says_why(plane: ControlPlane, spec: Json, reaso
 
 
 @pytest.mark.usefixtures("operator")
-def test_an_object_of_somebody_else_is_not_taken_over(plane: ControlPlane, namespace: str) -> None:
+def test_an_object_of_somebody_else_is_not_taken_over(plane: ProxiedPlane, namespace: str) -> None:
     plane.kubectl("create", "service", "clusterip", "m-engine", "--tcp=80:80", "-n", namespace)
     theirs = get(plane, namespace, "service", "m-engine")["spec"]
     apply(plane, namespace)
@@ -198,7 +197,7 @@ def test_an_object_of_somebody_else_is_not_taken_over(plane: ControlPlane, names
 
 
 def test_a_restart_and_a_quiet_minute_write_nothing(
-    plane: ControlPlane, directory: Path, operator: Operator, namespace: str
+    plane: ProxiedPlane, directory: Path, operator: Operator, namespace: str
 ) -> None:
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")
@@ -215,7 +214,7 @@ def test_a_restart_and_a_quiet_minute_write_nothing(
 
 
 def test_the_children_go_with_the_object_while_no_operator_runs(
-    plane: ControlPlane, directory: Path, namespace: str
+    plane: ProxiedPlane, directory: Path, namespace: str
 ) -> None:
     operator = Operator(plane, directory, name="operator-2", port=free_port())
     apply(plane, namespace)
@@ -225,7 +224,7 @@ def test_the_children_go_with_the_object_while_no_operator_runs(
     eventually(lambda: names(plane, namespace) == [], "no children")
 
 
-def test_a_standby_takes_over_from_a_killed_leader(plane: ControlPlane, directory: Path, namespace: str) -> None:
+def test_a_standby_takes_over_from_a_killed_leader(plane: ProxiedPlane, directory: Path, namespace: str) -> None:
     leader = Operator(plane, directory, name="operator-3", port=free_port())
     standby = Operator(plane, directory, name="operator-4", port=free_port(), standby=True)
     leader.stop(signal.SIGKILL)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import Operator, audited_plane, eventually, writes
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, writes
 
 Json = dict[str, Any]
 
@@ -22,13 +21,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ControlPlane]:
+def plane(directory: Path) -> Iterator[ProxiedPlane]:
     with audited_plane(directory) as plane:
         yield plane
 
 
 @pytest.fixture(scope="module", autouse=True)
-def operator(plane: ControlPlane, directory: Path) -> Iterator[Operator]:
+def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = int(listener.getsockname()[1])
@@ -38,20 +37,20 @@ def operator(plane: ControlPlane, directory: Path) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+def namespace(plane: ProxiedPlane, request: pytest.FixtureRequest) -> str:
     name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
     plane.kubectl("create", "namespace", name)
     return name
 
 
-def apply(plane: ControlPlane, namespace: str, **spec: Any) -> None:
+def apply(plane: ProxiedPlane, namespace: str, **spec: Any) -> None:
     wanted = {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "s3://bucket/t.jsonl"}, **spec}
     meta = {"name": "tickets", "namespace": namespace}
     manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "FineTuneJob", "metadata": meta, "spec": wanted}
     plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
 
 
-def condition(plane: ControlPlane, namespace: str, kind: str) -> Json:
+def condition(plane: ProxiedPlane, namespace: str, kind: str) -> Json:
     live = json.loads(plane.kubectl("get", "ftj", "tickets", "-n", namespace, "-o", "json"))
     for entry in live.get("status", {}).get("conditions", []):
         if entry["type"] == kind and entry["observedGeneration"] == live["metadata"]["generation"]:
@@ -59,14 +58,14 @@ def condition(plane: ControlPlane, namespace: str, kind: str) -> Json:
     return {}
 
 
-def wait_for(plane: ControlPlane, namespace: str, kind: str, reason: str) -> Json:
+def wait_for(plane: ProxiedPlane, namespace: str, kind: str, reason: str) -> Json:
     return eventually(
         lambda: found if (found := condition(plane, namespace, kind)).get("reason") == reason else None,
         f"{kind} with reason {reason}",
     )
 
 
-def children(plane: ControlPlane, namespace: str) -> list[str]:
+def children(plane: ProxiedPlane, namespace: str) -> list[str]:
     return sorted(plane.kubectl("get", "jobs,pvc,networkpolicies", "-n", namespace, "-o", "name").split())
 
 
@@ -75,7 +74,7 @@ CHECKING = ["job.batch/tickets-dataset", *VOLUME]
 TRAINING = ["job.batch/tickets-dataset", "job.batch/tickets-training", *VOLUME]
 
 
-def finish(plane: ControlPlane, namespace: str) -> None:
+def finish(plane: ProxiedPlane, namespace: str) -> None:
     """What a kubelet writes when the checking pod was content; the Job controller, which runs here, does the rest."""
     labels = ["-n", namespace, "-l", "app.kubernetes.io/component=dataset", "-o", "name"]
     pod = eventually(lambda: plane.kubectl("get", "pods", *labels).split(), "the checking pod")[0]
@@ -92,7 +91,7 @@ def finish(plane: ControlPlane, namespace: str) -> None:
     plane.kubectl("patch", pod, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
 
 
-def test_data_is_checked_before_anything_is_trained(plane: ControlPlane, directory: Path, namespace: str) -> None:
+def test_data_is_checked_before_anything_is_trained(plane: ProxiedPlane, directory: Path, namespace: str) -> None:
     apply(plane, namespace)
     wait_for(plane, namespace, "Running", "Validating")
     assert children(plane, namespace) == CHECKING
@@ -104,7 +103,7 @@ def test_data_is_checked_before_anything_is_trained(plane: ControlPlane, directo
     ]
 
 
-def test_good_data_is_trained_on(plane: ControlPlane, namespace: str) -> None:
+def test_good_data_is_trained_on(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace)
     eventually(lambda: children(plane, namespace) == CHECKING, "the checking Job")
     finish(plane, namespace)
@@ -113,7 +112,7 @@ def test_good_data_is_trained_on(plane: ControlPlane, namespace: str) -> None:
     assert (valid["status"], valid["message"]) == ("True", "300 rows.")
 
 
-def test_a_suspended_job_keeps_its_volume_and_goes_on_where_it_was(plane: ControlPlane, namespace: str) -> None:
+def test_a_suspended_job_keeps_its_volume_and_goes_on_where_it_was(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace)
     eventually(lambda: children(plane, namespace) == CHECKING, "the checking Job")
     finish(plane, namespace)
@@ -135,7 +134,7 @@ REFUSED: list[tuple[str, Json, str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "spec", "reason", "words"), REFUSED, ids=[case[0] for case in REFUSED])
-def test_what_cannot_be_is_said(plane: ControlPlane, name: str, spec: Json, reason: str, words: str) -> None:
+def test_what_cannot_be_is_said(plane: ProxiedPlane, name: str, spec: Json, reason: str, words: str) -> None:
     plane.kubectl("create", "namespace", name)
     apply(plane, name, **spec)
     accepted = wait_for(plane, name, "Accepted", reason)
@@ -145,7 +144,7 @@ def test_what_cannot_be_is_said(plane: ControlPlane, name: str, spec: Json, reas
 
 
 def test_an_adapter_that_is_not_trained_yet_is_told_and_the_model_is_served(
-    plane: ControlPlane, namespace: str
+    plane: ProxiedPlane, namespace: str
 ) -> None:
     wanted = {
         "model": {"source": "oci://models/tiny:1"},

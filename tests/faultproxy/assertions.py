@@ -1,0 +1,78 @@
+"""What must hold for every request the operator ever makes, whatever else a test is about."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from llmops import names
+from tests.faultproxy.calls import Call, Json
+
+# An apply of a child may be in vain once, when a watch brings the news of its repair late; a status is judged against
+# a live read and never is.
+VAIN_CHILD_WRITES = 1
+
+
+class Standing:
+    """The assertions, over all traffic of the operators that share one Lease; `violations` says what broke them."""
+
+    def __init__(self) -> None:
+        self.violations: list[str] = []
+        self.leader = ""
+        self._versions: dict[str, int] = {}
+        self._vain: Counter[str] = Counter()
+        self._disturbed: set[str] = set()
+
+    def disturb(self, namespace: str) -> None:
+        """A fault was injected here: repeating a write whose answer got lost is right."""
+        self._disturbed.add(namespace)
+
+    def before(self, call: Call) -> int:
+        """Judge a request that is about to be sent on; returns the newest version known of its object."""
+        for broken in _broken(call):
+            self.violations.append(f"{call.source}: {call}: {broken}")
+        if call.writes and not call.is_lease and call.source != self.leader:
+            self.violations.append(f"{call.source}: {call}: a write, while the leader is {self.leader or 'nobody'}")
+        return self._versions.get(self._identity(call), 0)
+
+    def after(self, call: Call, answer: Json, known: int) -> None:
+        """Judge what came of it."""
+        if call.is_lease and call.writes and call.status in (200, 201):
+            self.leader = call.source if call.wish["spec"].get("holderIdentity") else ""
+        version = self.learn(call, answer)
+        if call.verb != "patch" or call.namespace in self._disturbed or not version or version > known:
+            return
+        self._vain[str(call)] += 1
+        if call.subresource == "status" or self._vain[str(call)] > VAIN_CHILD_WRITES:
+            self.violations.append(f"{call.source}: {call}: it changed nothing")
+
+    def learn(self, call: Call, manifest: Json) -> int:
+        """Take note of an object's version, wherever it is seen; 0 where there is none."""
+        meta = manifest.get("metadata") or {}
+        version = int(meta["resourceVersion"]) if str(meta.get("resourceVersion", "")).isdigit() else 0
+        if "name" in meta and version:
+            identity = f"{call.resource}/{meta.get('namespace', '')}/{meta['name']}"
+            self._versions[identity] = max(version, self._versions.get(identity, 0))
+        return version
+
+    @staticmethod
+    def _identity(call: Call) -> str:
+        return f"{call.resource}/{call.namespace}/{call.name}"
+
+
+def _broken(call: Call) -> list[str]:
+    """The rules a request breaks by itself."""
+    broken = []
+    if call.resource == "secrets":
+        broken.append("the operator has no business with Secrets")
+    if not call.writes:
+        return broken
+    if call.verb == "delete":
+        if not call.name:
+            broken.append("a collection is deleted")
+        elif not call.wish.get("preconditions", {}).get("uid"):
+            broken.append("a DELETE without preconditions")
+    elif not call.query.get("fieldManager"):
+        broken.append("a write without a field manager")
+    if call.group == names.GROUP and (call.subresource != "status" or "spec" in call.wish):
+        broken.append("a write to what the user wrote")
+    return broken

@@ -1,0 +1,96 @@
+"""The standing assertions of the fault proxy notice what they are for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.faultproxy.assertions import Standing
+from tests.faultproxy.calls import Call, parsed
+
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/llmops-system/leases/llmops-operator?fieldManager=x"
+SERVICE = "/api/v1/namespaces/team/services/m-engine"
+OURS = "/apis/llmops.dev/v1alpha1/namespaces/team/llmdeployments/m"
+SECRETS = "/api/v1/namespaces/team/secrets"
+
+
+def sent(standing: Standing, source: str, method: str, target: str, body: Any = None, *, version: int = 0) -> Call:
+    """One request that the API server carried out, leaving the object at `version`."""
+    call = parsed(source, method, target, json.dumps(body).encode() if body else b"")
+    known = standing.before(call)
+    call.status = 200
+    meta = {"name": call.name, "namespace": call.namespace, "resourceVersion": str(version)}
+    standing.after(call, {"metadata": meta} if version else {}, known)
+    return call
+
+
+def led(source: str = "a") -> Standing:
+    standing = Standing()
+    sent(standing, source, "PUT", LEASE, {"spec": {"holderIdentity": source}})
+    return standing
+
+
+BROKEN = [
+    ("a delete of whatever has the name", "DELETE", SERVICE, {}, "without preconditions"),
+    ("a delete of a collection", "DELETE", "/api/v1/namespaces/team/services?labelSelector=a", {}, "collection"),
+    ("an anonymous write", "PATCH", SERVICE, {"spec": {}}, "without a field manager"),
+    ("a write to the user's object", "PATCH", f"{OURS}?fieldManager=x", {"spec": {}}, "what the user wrote"),
+    ("a spec within a status", "PATCH", f"{OURS}/status?fieldManager=x", {"spec": {}}, "what the user wrote"),
+    ("a list of Secrets", "GET", SECRETS, None, "no business with Secrets"),
+    ("a watch of Secrets", "GET", f"{SECRETS}?watch=true", None, "no business with Secrets"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body", "words"), [case[1:] for case in BROKEN], ids=[c[0] for c in BROKEN]
+)
+def test_a_broken_rule_is_noticed(method: str, target: str, body: Any, words: str) -> None:
+    standing = led()
+    sent(standing, "a", method, target, body)
+    assert [words in violation for violation in standing.violations] == [True]
+
+
+def test_a_proper_reconcile_breaks_nothing() -> None:
+    standing = led()
+    sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}}, version=7)
+    sent(standing, "a", "PATCH", f"{OURS}/status?fieldManager=x", {"status": {}}, version=8)
+    sent(standing, "a", "DELETE", SERVICE, {"preconditions": {"uid": "u", "resourceVersion": "7"}})
+    assert standing.violations == []
+
+
+def test_a_write_by_a_former_leader_is_noticed() -> None:
+    standing = led("a")
+    sent(standing, "b", "PUT", LEASE, {"spec": {"holderIdentity": "b"}})
+    sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
+    assert standing.violations == ["a: patch services/m-engine: a write, while the leader is b"]
+
+
+def test_a_write_after_the_lease_was_given_back_is_noticed() -> None:
+    standing = led("a")
+    sent(standing, "a", "PUT", LEASE, {"spec": {"holderIdentity": ""}})
+    sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
+    assert standing.violations == ["a: patch services/m-engine: a write, while the leader is nobody"]
+
+
+def test_a_status_that_changes_nothing_is_noticed() -> None:
+    standing = led()
+    for _ in range(2):
+        sent(standing, "a", "PATCH", f"{OURS}/status?fieldManager=x", {"status": {}}, version=8)
+    assert standing.violations == ["a: patch llmdeployments/m/status: it changed nothing"]
+
+
+def test_a_child_applied_in_vain_again_and_again_is_noticed() -> None:
+    standing = led()
+    for _ in range(3):
+        sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}}, version=8)
+    assert standing.violations == ["a: patch services/m-engine: it changed nothing"]
+
+
+def test_a_write_may_be_repeated_where_its_answer_was_lost() -> None:
+    standing = led()
+    standing.disturb("team")
+    for _ in range(2):
+        sent(standing, "a", "PATCH", f"{OURS}/status?fieldManager=x", {"status": {}}, version=8)
+    assert standing.violations == []
