@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from hack.cluster import tools
 from hack.cluster.provider import VARIABLE, Provider, choose, providers
 
 
@@ -11,6 +12,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit status (1, with one line that says why, when it could not be done)."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "tools":
+            tools.build_all()
+            return 0
         return _run(options, choose(options.provider, providers(assume_yes=options.yes)))
     except (RuntimeError, TimeoutError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
@@ -48,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", help="bring it up, or find it up")
     down = commands.add_parser("down", help="take it down; harmless when it is")
     down.add_argument("--purge", action="store_true", help="remove the loaded images as well")
+    commands.add_parser("tools", help="build every program that a cluster and the tests need")
     commands.add_parser("status", help="whether it is up (exit status 3 when not)")
     commands.add_parser("kubeconfig", help="print the path of its kubeconfig")
     load = commands.add_parser("load", help="make images known to its nodes")

@@ -41,7 +41,7 @@ def installed(profiles: dict[str, object] | None = None, *, more: tuple[str, ...
     """Bring up whatever is missing, in the order it is needed; what is there already costs a look.
 
     `profiles` are accelerator profiles beside the chart's own; `IMAGE` in one stands for the CPU engine's image.
-    `more` are images that the demo does without: `trainer`.
+    `more` are images that the demo does without: `trainer`, `demo-model`.
     """
     provider = choose(None, providers())
     images = _built(more)

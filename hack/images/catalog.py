@@ -53,6 +53,7 @@ CATALOG = {
         Image(
             "demo-hub", "hack/hub.Dockerfile", ("hack/hub",), parent="serving", parent_argument="SERVING", model=True
         ),
+        Image("demo-model", "hack/model.Dockerfile", (), model=True),
     )
 }
 

@@ -13,6 +13,7 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
+from tests.apiserver.schemas import write_schemas
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = "llmops-system"
@@ -50,6 +51,34 @@ def namespaces(plane: ControlPlane) -> None:
 def test_every_rendering_is_taken_strictly(plane: ControlPlane, settings: list[str]) -> None:
     documents = [document for document in rendered(*settings) if "test" not in document["metadata"]["name"]]
     plane.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(documents))
+
+
+@pytest.fixture(scope="module")
+def kubeconform(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    """kubeconform, strict, with the schemas of the API server."""
+    schemas = write_schemas(
+        json.loads(plane.kubectl("get", "--raw", "/openapi/v2")), tmp_path_factory.mktemp("schemas")
+    )
+    return [tools.program("kubeconform", "kubeconform"), "-strict", "-summary", "-schema-location", schemas]
+
+
+@pytest.mark.parametrize("settings", [case[1] for case in RENDERINGS], ids=[case[0] for case in RENDERINGS])
+def test_kubeconform_takes_every_rendering(kubeconform: list[str | Path], settings: list[str]) -> None:
+    text = yaml.safe_dump_all(rendered(*settings))
+    done = subprocess.run(kubeconform, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kubeconform_takes_what_is_applied_by_hand(kubeconform: list[str | Path]) -> None:
+    done = subprocess.run([*kubeconform, ROOT / "manifests"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_kubeconform_finds_a_misspelled_field(kubeconform: list[str | Path]) -> None:
+    text = yaml.safe_dump_all(rendered()).replace("terminationGracePeriodSeconds", "terminationGracePeriod")
+    done = subprocess.run(kubeconform, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "terminationGracePeriod' not allowed" in done.stdout
 
 
 def test_the_restricted_level_takes_every_pod(plane: ControlPlane) -> None:
@@ -99,6 +128,12 @@ def test_a_namespaced_installation_has_no_right_outside() -> None:
 def test_the_chart_lints() -> None:
     helm = tools.program("helm", "helm")
     subprocess.run([helm, "lint", "--strict", ROOT / "helm" / "llmops"], check=True, capture_output=True)
+
+
+def test_the_charts_own_unit_tests_pass() -> None:
+    unittest = tools.program("helm-unittest", "helm-unittest")
+    done = subprocess.run([unittest, ROOT / "helm" / "llmops"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_printed_from_the_code_is_current() -> None:

@@ -49,7 +49,7 @@ def platform() -> Iterator[Platform]:
     """The installed platform; the cluster goes down afterwards unless it was up before."""
     provider = choose(None, providers())
     was_up = provider.running()
-    platform = installed({"gpu": GPU_PROFILE}, more=("trainer",))
+    platform = installed({"gpu": GPU_PROFILE}, more=("trainer", "demo-model"))
     yield platform
     if not was_up:
         provider.down()

@@ -10,7 +10,7 @@ import pytest
 
 from hack.demo.__main__ import chat
 from hack.demo.install import SYSTEM, Platform
-from tests.e2e.conftest import Space, ask, eventually
+from tests.e2e.conftest import MODEL, Space, ask, eventually
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -44,6 +44,29 @@ def test_a_sleeping_model_holds_the_request_wakes_and_answers(space: Space, gate
     answer = ask(gateway, "sleeper")
     assert answer["status"] == 200, answer
     assert answer["usage"]["completion_tokens"] >= 1
+
+
+def test_a_model_in_an_image_is_mounted_and_answers(space: Space, platform: Platform, gateway: str) -> None:
+    space.apply("packed", model={"source": f"oci://{platform.images['demo-model']}"})
+    space.wait("packed", "Serving")
+    assert ask(gateway, "packed")["status"] == 200
+    assert not space.kubectl("get", "jobs,pvc", "-o", "name")  # nothing was downloaded, nothing is stored twice
+
+
+def test_two_deployments_of_one_model_share_a_volume_that_can_be_shared(space: Space, gateway: str) -> None:
+    storage = {"size": "1Gi", "accessMode": "ReadWriteMany"}
+    space.apply("first", model={"source": MODEL, "storage": storage}, replicas=0)
+    space.apply("second", model={"source": MODEL, "storage": storage})
+    space.wait("first", "Verified", "WeightsReady")
+    space.wait("second", "Serving")
+    assert len(space.kubectl("get", "jobs", "-o", "name").split()) == 1  # downloaded once
+    (volume,) = space.kubectl("get", "pvc", "-o", "name").split()
+
+    space.kubectl("delete", "llmd/first", "--timeout=30s")
+    assert ask(gateway, "second")["status"] == 200
+    assert space.kubectl("get", "pvc", "-o", "name").split() == [volume]
+    space.kubectl("delete", "llmd/second", "--timeout=30s")
+    eventually(lambda: not space.kubectl("get", "pvc", "-o", "name"), "the volume goes with the last of them")
 
 
 def test_the_third_of_two_gpus_waits_and_says_what_is_free(space: Space, gpus: Callable[[int], None]) -> None:

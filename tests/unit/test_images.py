@@ -49,9 +49,9 @@ def test_a_change_renames_just_the_images_it_is_in(checkout: Path, changed: str,
     assert {name for name in CATALOG if before[name] != after[name]} == renamed
 
 
-def test_another_model_makes_another_hub(checkout: Path) -> None:
+def test_another_model_makes_other_images_of_it(checkout: Path) -> None:
     other = tags(checkout, model=MODEL.with_name("tiny-llama-ba9876543210"))
-    assert {name for name, tag in tags(checkout).items() if other[name] != tag} == {"demo-hub"}
+    assert {name for name, tag in tags(checkout).items() if other[name] != tag} == {"demo-hub", "demo-model"}
 
 
 def test_compiled_files_do_not_count(checkout: Path) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from hack.cluster import tools
 from tests.integration.conftest import S3, eventually, free_port
 from tests.integration.repository.models import KEY, model
-
-BINARIES = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "llmops" / "tools"
 
 
 class Server:
@@ -28,7 +27,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        binary = max(BINARIES.glob("versitygw-*/versitygw"), key=lambda at: at.stat().st_mtime)
+        binary = tools.program("versitygw", "versitygw")
         environment = {"ROOT_ACCESS_KEY": self.s3.access_key, "ROOT_SECRET_KEY": self.s3.secret_key}
         command = [binary, "--port", self.s3.endpoint.removeprefix("http://"), "--quiet", "--health", "/health"]
         self.process = subprocess.Popen([*command, "posix", self.s3.root], env=environment, stdout=subprocess.DEVNULL)
