@@ -54,11 +54,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def environment() -> dict[str, str]:
+    """What a child needs to import the project."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}:{ROOT}"}
+
+
 def python(directory: Path, *arguments: str, log: str = "engine") -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}:{ROOT}"}
     with (directory / f"{log}.log").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, *arguments], cwd=ROOT, env=environment(), stdout=output, stderr=subprocess.STDOUT
         )
 
 

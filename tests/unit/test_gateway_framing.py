@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bench.gateway import fuzz
 from bench.gateway.fuzz import cuts, disagreement, gateway_reading, stream
-from llmops_serving.gateway.http1 import BadMessageError, ChunkedBody, response_head
+from llmops_serving.gateway.chunks import ChunkedBody
+from llmops_serving.gateway.http1 import BadMessageError, response_head
 
 START = b"POST /v1/completions HTTP/1.1\r\n"
 SMUGGLED = [

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from llmops_serving.gateway import affinity, route
-from llmops_serving.gateway.affinity import Prefixes
+from llmops_serving.gateway.affinity import Caching, Prefixes
 from llmops_serving.gateway.keys import Key, from_fields, visible
 from llmops_serving.gateway.keys import resolve as resolve_for
 from llmops_serving.gateway.limits import Grant, Meter
-from llmops_serving.gateway.peek import Peek, UnreadableBodyError, peek, renamed
+from llmops_serving.gateway.peek import UnreadableBodyError, peek, renamed
 from llmops_serving.gateway.route import Failure, Refuse
 from llmops_serving.gateway.table import Endpoint, Model, Target, from_cluster, from_routes, table
 from llmops_serving.gateway.usage import Usage, usage
@@ -156,30 +155,24 @@ def test_only_the_model_is_renamed(before: bytes, after: bytes) -> None:
     assert renamed(before, b"", peek(before, b""), "x") == after
 
 
-@dataclass
-class Pod:
-    address: str
-    in_flight: int = 0
-    ejected_until: float = 0.0
-    prefixes: Prefixes = field(default_factory=Prefixes)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.seed = affinity.stable_hash(self.address.encode())
+def pod(address: str, in_flight: int = 0, ejected_until: float = 0.0) -> Caching:
+    found = Caching(address)
+    found.in_flight, found.ejected_until = in_flight, ejected_until
+    return found
 
 
-LEAST: list[tuple[str, list[Pod], list[str], str | None]] = [
-    ("the idle one", [Pod("a", 3), Pod("b", 0), Pod("c", 1)], [], "b"),
-    ("not one that was tried", [Pod("a", 3), Pod("b", 0), Pod("c", 1)], ["b"], "c"),
-    ("not an ejected one", [Pod("a", 3), Pod("b", 0, 20.0), Pod("c", 1)], [], "c"),
-    ("an ejected one where all are", [Pod("a", 0, 30.0), Pod("b", 0, 20.0)], [], "b"),
-    ("nobody where all were tried", [Pod("a")], ["a"], None),
+LEAST: list[tuple[str, list[Caching], list[str], str | None]] = [
+    ("the idle one", [pod("a", 3), pod("b", 0), pod("c", 1)], [], "b"),
+    ("not one that was tried", [pod("a", 3), pod("b", 0), pod("c", 1)], ["b"], "c"),
+    ("not an ejected one", [pod("a", 3), pod("b", 0, 20.0), pod("c", 1)], [], "c"),
+    ("an ejected one where all are", [pod("a", 0, 30.0), pod("b", 0, 20.0)], [], "b"),
+    ("nobody where all were tried", [pod("a")], ["a"], None),
     ("nobody where nobody is", [], [], None),
 ]
 
 
 @pytest.mark.parametrize(("pods", "tried", "chosen"), [case[1:] for case in LEAST], ids=[case[0] for case in LEAST])
-def test_the_least_loaded_is(pods: list[Pod], tried: list[str], chosen: str | None) -> None:
+def test_the_least_loaded_is(pods: list[Caching], tried: list[str], chosen: str | None) -> None:
     found = route.least_loaded(pods, now=10.0, tried=tried)
     assert (found and found.address) == chosen
 
@@ -210,7 +203,7 @@ TEXT = b"".join(b"%0256d" % number for number in range(40))
 
 
 def test_a_growing_chat_stays_where_it_began() -> None:
-    pods = [Pod(name) for name in "abcd"]
+    pods = [pod(name) for name in "abcd"]
     first = affinity.choice(pods, affinity.blocks(TEXT[:1024]), TEXT[:256], 0.0)
     assert first is not None
     for turn in range(2, 40):
@@ -223,15 +216,15 @@ def test_a_growing_chat_stays_where_it_began() -> None:
 def test_two_gateways_place_a_cold_prompt_alike() -> None:
     for number in range(100):
         text = b"%0512d" % number
-        one = affinity.choice([Pod(n) for n in "abcd"], affinity.blocks(text), text[:256], 0.0)
-        two = affinity.choice([Pod(n) for n in "dcba"], affinity.blocks(text), text[:256], 0.0)
+        one = affinity.choice([pod(n) for n in "abcd"], affinity.blocks(text), text[:256], 0.0)
+        two = affinity.choice([pod(n) for n in "dcba"], affinity.blocks(text), text[:256], 0.0)
         assert one is not None
         assert two is not None
         assert one.address == two.address
 
 
 def test_an_overloaded_pod_loses_its_prompts() -> None:
-    pods = [Pod("a", 10), Pod("b", 1)]
+    pods = [pod("a", 10), pod("b", 1)]
     prefix = affinity.blocks(TEXT)
     pods[0].prefixes.remember(prefix)
     chosen = affinity.choice(pods, prefix, TEXT[:256], 0.0)
@@ -239,9 +232,9 @@ def test_an_overloaded_pod_loses_its_prompts() -> None:
 
 
 def test_the_longest_match_wins_and_the_less_loaded_of_equals() -> None:
-    pods = [Pod("a", 1), Pod("b", 2), Pod("c", 1), Pod("d", 4), Pod("e", 4)]
-    for pod, length in zip(pods, (3, 5, 5, 0, 0), strict=True):
-        pod.prefixes.remember(affinity.blocks(TEXT[: 256 * length]))
+    pods = [pod("a", 1), pod("b", 2), pod("c", 1), pod("d", 4), pod("e", 4)]
+    for each, length in zip(pods, (3, 5, 5, 0, 0), strict=True):
+        each.prefixes.remember(affinity.blocks(TEXT[: 256 * length]))
     chosen = affinity.choice(pods, affinity.blocks(TEXT), TEXT[:256], 0.0)
     assert chosen is pods[2]
 
@@ -452,4 +445,5 @@ def test_a_routes_file_is_refused_for(document: Any, says: str) -> None:
 
 
 def test_a_peek_of_a_form_has_no_document() -> None:
-    assert peek(form(("model", b"a")), b'multipart/form-data; boundary="xx"') == Peek("a")
+    seen = peek(form(("model", b"a")), b'multipart/form-data; boundary="xx"')
+    assert (seen.model, seen.stream, seen.document) == ("a", False, None)

@@ -9,12 +9,13 @@ Hashing with Bounded Loads" (Mirrokni, Thorup, Zadimoghaddam, 2016).
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
-from llmops_serving.gateway.route import Loaded
+from llmops_serving.gateway.route import Candidate
 
 BLOCK_BYTES = 256
 MAX_BLOCKS = 1024  # 256 KB of prompt: more tells nothing new about where to go
@@ -32,7 +33,7 @@ class Prefixes:
     def __init__(self, capacity: int = UNKNOWN_CACHE_BLOCKS) -> None:
         """`capacity` in blocks: what the engine's cache holds."""
         self.capacity = capacity
-        self._blocks: dict[int, None] = {}
+        self._blocks: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         """How many blocks are remembered."""
@@ -56,17 +57,22 @@ class Prefixes:
         """The pod is sent these. The last block is touched first, so that a prompt is forgotten from its end."""
         known = self._blocks
         for block in reversed(blocks):
-            known.pop(block, None)
             known[block] = None
+            known.move_to_end(block)
         while len(known) > self.capacity:
-            del known[next(iter(known))]
+            known.popitem(last=False)
 
 
-class Caching(Loaded, Protocol):
+class Caching(Candidate):
     """A pod with a memory. `seed` is its stable number in rendezvous hashing."""
 
-    prefixes: Prefixes
-    seed: int
+    __slots__ = ("prefixes", "seed")
+
+    def __init__(self, address: str, name: str = "") -> None:
+        """It has been sent nothing; `name` is the same for every gateway, as an address may not be."""
+        super().__init__(address)
+        self.prefixes = Prefixes()
+        self.seed = stable_hash((name or address).encode())
 
 
 PodT = TypeVar("PodT", bound=Caching)
@@ -105,19 +111,23 @@ def choice(pods: Sequence[PodT], prefix: Sequence[int], first_block: bytes, now:
     healthy = [pod for pod in pods if pod.ejected_until <= now]
     if not healthy:
         return None
-    total = sum(pod.in_flight for pod in healthy) + 1
+    total = 1
+    for pod in healthy:
+        total += pod.in_flight
     bound = -(-LOAD_BOUND * total // len(healthy))
     best: PodT | None = None
     best_matched = 0
-    within = [pod for pod in healthy if pod.in_flight < bound]
-    for pod in within:
+    for pod in healthy:
+        if pod.in_flight >= bound:
+            continue
         matched = pod.prefixes.matched(prefix)
         if matched > best_matched or (matched == best_matched and best and pod.in_flight < best.in_flight):
             best, best_matched = pod, matched
-    if best is None and within:
-        start = stable_hash(first_block)
-        best = max(within, key=lambda pod: _mixed(start ^ pod.seed))
-    return best
+    if best is not None:
+        return best
+    start = stable_hash(first_block)
+    within = [pod for pod in healthy if pod.in_flight < bound]
+    return max(within, key=lambda pod: _mixed(start ^ pod.seed), default=None)
 
 
 def _mixed(value: int) -> int:

@@ -10,7 +10,6 @@ import orjson
 from llmops_serving.gateway.http1 import ResponseHead
 from llmops_serving.gateway.route import Refuse
 
-REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 STREAM_HEAD = [b"content-type: text/event-stream; charset=utf-8", b"cache-control: no-cache"]
 SSE_COMMENT = b": waiting for the model to start\n\n"
@@ -19,7 +18,10 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 def status_line(status: int) -> bytes:
     """The first line of an answer, without CRLF."""
-    return b"HTTP/1.1 %d %b" % (status, REASONS.get(status, b"Status"))
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status" % status
+
+
+_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
 def error_document(refusal: Refuse) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from llmops_serving.gateway import answers, route
 from llmops_serving.gateway.http1 import ResponseHead
@@ -16,26 +16,14 @@ from llmops_serving.gateway.usage import Usage, usage
 
 if TYPE_CHECKING:
     from llmops_serving.gateway.gateway import Gateway
+    from llmops_serving.gateway.proxy import ClientConnection
 
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 2048
 _COMMENT_SECONDS = 10.0
 _ENGINE_LOST = Refuse(502, "engine_failed", "The engine failed while it worked on the request.", "server_error")
 _ENGINE_SILENT = Refuse(504, "timeout", "The engine did not answer in time.", "server_error")
 _NO_ENGINE = Refuse(503, "no_replica", "No replica of the model could be reached.", "server_error", retry_after=1)
 _STREAM_CUT = Refuse(502, "stream_interrupted", "The engine failed before the answer was complete.", "server_error")
-
-
-class Client(Protocol):
-    """The connection a request came on."""
-
-    def write(self, data: bytes) -> None:
-        """Send, or queue."""
-
-    def finished(self, *, keep_alive: bool) -> None:
-        """The answer is complete; take the next request, or close."""
-
-    def abandon(self) -> None:
-        """Close at once: the answer cannot be completed."""
 
 
 class Exchange:
@@ -50,7 +38,7 @@ class Exchange:
     def __init__(
         self,
         gateway: Gateway,
-        client: Client,
+        client: ClientConnection,
         lane: Lane,
         series: Series,
         request: list[bytes],
@@ -81,7 +69,7 @@ class Exchange:
         self._waits_until = 0.0
         self._next_comment = 0.0
         self._events = 0
-        self._tail = b""
+        self._tail = bytearray()
 
     def begin(self) -> None:
         """Forward to a pod now, or wait for one."""
@@ -105,10 +93,10 @@ class Exchange:
 
     def forward(self, pod: Pod) -> None:
         """Call this pod."""
-        if self._waits_until:
-            self._waits_until = 0.0
+        begins = self._gateway.now() if self._waits_until else self._started
+        self._waits_until = 0.0
         if not self._ends_at:
-            self._ends_at = self._gateway.now() + self._lane.model.timeout_seconds
+            self._ends_at = begins + self._lane.model.timeout_seconds
             self._lane.load.in_flight += 1
             self._gateway.touched(self._lane)
         if self.prefix is not None:
@@ -132,7 +120,7 @@ class Exchange:
         if head.status in route.RETRIED_STATUSES and self._try_another(Failure.STATUS):
             return
         if self._grant is not None:
-            head.returned.extend(self._grant.meter.headers(self._gateway.now()))
+            head.returned += self._grant.meter.headers(self._gateway.now())
         self._relay.head(head)
         if not head.event_stream:
             self._events = -1
@@ -141,8 +129,8 @@ class Exchange:
         """The body comes later than its head."""
         self._relay.flush()
 
-    def data(self, raw: bytes, pieces: list[bytes], *, whole: bool) -> None:
-        """A part of the answer's body."""
+    def data(self, raw: bytes, pieces: list[bytes] | None, *, last: bool) -> None:
+        """A part of the answer's body, as `Relay.data` has it."""
         now = self._gateway.now()
         if not self._first_at:
             self._first_at = now
@@ -151,8 +139,10 @@ class Exchange:
         self._last_at = now
         if self._events >= 0:
             self._events += raw.count(b"\n\n")
-        self._tail = (self._tail + raw)[-_TAIL_BYTES:] if len(raw) < _TAIL_BYTES else raw[-_TAIL_BYTES:]
-        self._relay.data(raw, pieces, whole=whole)
+        self._tail += raw
+        if len(self._tail) > 2 * _TAIL_BYTES:
+            del self._tail[:-_TAIL_BYTES]
+        self._relay.data(raw, pieces, last=last)
 
     def answered(self) -> None:
         """The engine's answer is complete."""
@@ -247,7 +237,7 @@ class Exchange:
         used: int | None = 0  # what no engine answered costs nothing
         if self._first_at and (status < 400 or not complete):
             events = self._events if self._events >= 0 else None
-            used = self._count_tokens(usage(self._tail, events, complete=complete))
+            used = self._count_tokens(usage(bytes(self._tail), events, complete=complete))
         if self._grant is not None:
             self._grant.meter.settle(self._grant, used)
         if self._ends_at:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from llmops_serving.gateway.exchange import Exchange
 from llmops_serving.gateway.keys import Key, Keyring
@@ -16,6 +16,9 @@ from llmops_serving.gateway.load import Load, LoadStream
 from llmops_serving.gateway.metrics import Metrics
 from llmops_serving.gateway.table import Endpoint, Model, Table
 from llmops_serving.gateway.upstream import IDLE_SECONDS, Pod
+
+if TYPE_CHECKING:
+    from llmops_serving.gateway.proxy import ClientConnection
 
 SWEEP_SECONDS = 1.0
 
@@ -35,16 +38,6 @@ class Options:
     limit_share: float = 1.0  # of every per-minute limit, when several processes serve the same keys
 
 
-class Timed(Protocol):
-    """A client connection, as the clock sees it."""
-
-    def tick(self, now: float) -> None:
-        """Once a second."""
-
-    def drain(self) -> None:
-        """Close when the current request is answered."""
-
-
 class Gateway:
     """The state of one process, on one event loop."""
 
@@ -62,7 +55,7 @@ class Gateway:
         self.table = Table()
         self.lanes: dict[str, Lane] = {}
         self.metrics = Metrics()
-        self.connections: set[Timed] = set()
+        self.connections: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
         self.streams: set[LoadStream] = set()
         self.buffered = 0

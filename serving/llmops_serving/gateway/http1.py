@@ -12,18 +12,15 @@ when equal, no leading empty line, no absolute-form target.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from enum import Enum, auto
+from typing import Final
 
 MAX_HEAD_BYTES = 32 * 1024
-MAX_CHUNK_LINE = 10  # eight hexadecimal digits and CRLF
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
 _LENGTH = re.compile(rb"[0-9]{1,12}")
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 
 # Hop by hop (RFC 9110 section 7.6.1), our own framing, and every place where a client may have put its key. The
 # engine has no use for cookies or for a compressed answer, whose usage we could not read.
@@ -48,99 +45,164 @@ class BadMessageError(Exception):
         self.message = message
 
 
-@dataclass(slots=True)
 class RequestHead:
-    """The head of one request. `length` is None for a chunked body; `forwarded` are lines to pass on, without CRLF."""
+    """The head of one request.
 
-    method: bytes
-    target: bytes
-    minor: int
-    forwarded: list[bytes]
-    length: int | None = 0
-    keep_alive: bool = True
-    expects_continue: bool = False
-    credential: bytes | None = None
-    content_type: bytes = b""  # only of forms: everything else is read as JSON
+    `length` is None for a chunked body; `content_type` is only that of a form, everything else is read as JSON.
+    `passed` begins the message to the engine: the request line and the lines that may pass, each with its CRLF.
+    """
+
+    __slots__ = (
+        "content_type", "credential", "expects_continue", "keep_alive", "length", "method", "minor", "passed", "target",
+    )  # fmt: skip
+
+    def __init__(self, method: bytes, target: bytes, minor: int) -> None:
+        """A head without header lines; `minor` is HTTP/1's minor version."""
+        self.method = method
+        self.target = target
+        self.minor = minor
+        self.passed = b""
+        self.length: int | None = 0
+        self.keep_alive = minor == 1
+        self.expects_continue = False
+        self.credential: bytes | None = None
+        self.content_type = b""
 
 
-@dataclass(slots=True)
 class ResponseHead:
     """The head of one response. `length` is None when the body is chunked or ends with the connection."""
 
-    status: int
-    returned: list[bytes]
-    length: int | None = None
-    chunked: bool = False
-    reusable: bool = True
-    event_stream: bool = False
+    __slots__ = ("chunked", "event_stream", "length", "returned", "reusable", "status")
+
+    def __init__(self, status: int, *, reusable: bool = True) -> None:
+        """A head without header lines; `returned` holds those that go to the client, without CRLF."""
+        self.status = status
+        self.returned: list[bytes] = []
+        self.length: int | None = None
+        self.chunked = False
+        self.reusable = reusable
+        self.event_stream = False
 
 
 def request_head(head: bytes) -> RequestHead:
-    """Parse a head that ends with its empty line; raise `BadMessageError` for anything ambiguous."""
-    line = _REQUEST_LINE.match(head)
-    if line is None:
-        raise BadMessageError(400, "The request line is not `METHOD /path HTTP/1.1`.")
-    method, target, minor = line.groups()
-    request = RequestHead(method, target, int(minor), [], keep_alive=minor == b"1")
-    forwarded = request.forwarded
-    seen = _Seen()
-    for text in head[line.end() : -4].split(b"\r\n") if line.end() < len(head) - 2 else ():
-        known = _REQUEST_LINES.get(text)
-        if known is None:
-            _take_line(request, seen, text)
-        elif known is not _Line.DROPS:
-            forwarded.append(text)
-            if known is _Line.HOST:
-                seen.hosts += 1
-    if seen.hosts != 1 and (minor == b"1" or seen.hosts > 1):
-        raise BadMessageError(400, "A request needs exactly one Host header.")
-    if not seen.hosts:
-        forwarded.append(b"host: gateway")  # we speak HTTP/1.1 to the engine
-    if seen.lengths or seen.encodings:
-        request.length = _body_length(seen.lengths, seen.encodings, request.minor)
-    if seen.nominated:
-        _apply_connection(request, seen.nominated)
+    """Parse a head that ends with its empty line; raise `BadMessageError` for anything ambiguous.
+
+    Clients send the same head again and again, but for the body's length and the key. A head is read line by line
+    once; the next one that differs in these two lines only is read by cutting them out.
+    """
+    parts = _VARYING.split(head)
+    if len(parts) == 4:
+        rest, length, credential = parts[0] + parts[3], _decimal(parts[1], parts[2]), None
+    elif len(parts) == 7 and (parts[1][:1] in b"cC") != (parts[4][:1] in b"cC"):
+        rest = b"".join((parts[0], parts[3], parts[6]))
+        length = max(_decimal(parts[1], parts[2]), _decimal(parts[4], parts[5]))
+        credential = _credential(parts[5] if parts[1][:1] in b"cC" else parts[2])
+    else:
+        return _read_request(head).request
+    if length < 0:
+        return _read_request(head).request
+    known = _heads.get(rest)
+    if known is not None:
+        return _again(known, length, credential)
+    read = _read_request(head)
+    if read.repeats and len(rest) <= _MAX_KNOWN_HEAD_BYTES:
+        if len(_heads) >= _MAX_HEADS:
+            _heads.clear()
+        _heads[rest] = _again(read.request, 0, None)
+    return read.request
+
+
+# The two lines that differ between a client's requests. A malformed value ends the match early, so that what is left
+# has a character no accepted head has.
+_VARYING = re.compile(rb"\r\n((?i:content-length|authorization)):([\t\x20-\x7e\x80-\xff]*)")
+_MAX_HEADS = 1024
+_MAX_KNOWN_HEAD_BYTES = 2048
+# Heads that were read before, without those lines: bounded, and none that may hold a secret.
+_heads: dict[bytes, RequestHead] = {}
+
+
+def _again(known: RequestHead, length: int, credential: bytes | None) -> RequestHead:
+    """The same head with another length and key."""
+    request = RequestHead(known.method, known.target, known.minor)
+    request.passed = known.passed
+    request.length = length
+    request.keep_alive = known.keep_alive
+    request.expects_continue = known.expects_continue
+    request.credential = credential
     return request
 
 
-class _Seen:
-    """What the lines of one head say about its framing."""
+def _decimal(name: bytes, value: bytes) -> int:
+    """The number of a Content-Length line; -1 for another line, and for what is not a plain number."""
+    digits = value.strip(b" \t")
+    return int(digits) if name[:1] in b"cC" and digits.isdigit() and len(digits) <= 12 else -1
 
-    __slots__ = ("encodings", "hosts", "lengths", "nominated")
 
-    def __init__(self) -> None:
+def _credential(value: bytes) -> bytes:
+    """The secret of an Authorization line; empty for another scheme than Bearer."""
+    scheme, _, secret = value.strip(b" \t").partition(b" ")
+    return secret.strip(b" \t") if scheme.lower() == b"bearer" else b""
+
+
+class _Reading:
+    """One request's head while it is read line by line. `repeats` until a line says otherwise."""
+
+    __slots__ = ("encodings", "hosts", "lengths", "nominated", "passed", "repeats", "request")
+
+    def __init__(self, request: RequestHead) -> None:
+        self.request = request
+        self.passed: list[bytes] = []
         self.hosts = 0
         self.lengths: list[bytes] = []
         self.encodings: list[bytes] = []
         self.nominated: list[bytes] = []
+        self.repeats = True
 
 
-class _Line(Enum):
-    """What a header line that was read before means."""
+def _read_request(head: bytes) -> _Reading:
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        raise BadMessageError(400, "The request line is not `METHOD /path HTTP/1.1`.")
+    method, target, minor = line.groups()
+    request = RequestHead(method, target, int(minor))
+    reading = _Reading(request)
+    for text in head[line.end() : -4].split(b"\r\n") if line.end() < len(head) - 2 else ():
+        known = _request_lines.get(text)
+        if known is None:
+            _take_line(reading, text)
+        elif known != _DROPS:
+            reading.passed.append(text)
+            if known == _HOST:
+                reading.hosts += 1
+    if reading.hosts != 1 and (request.minor == 1 or reading.hosts > 1):
+        raise BadMessageError(400, "A request needs exactly one Host header.")
+    if not reading.hosts:
+        reading.passed.append(b"host: gateway")  # we speak HTTP/1.1 to the engine
+    if reading.lengths or reading.encodings:
+        request.length = _body_length(reading.lengths, reading.encodings, request.minor)
+    if reading.nominated:
+        _apply_connection(reading)
+    request.passed = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, b"\r\n".join(reading.passed))
+    return reading
 
-    PASSES = auto()
-    DROPS = auto()
-    HOST = auto()
-    EVENTS = auto()
 
-
-class _Lines(dict[bytes, _Line]):
-    """Header lines that were read before. Most heads are made of the same lines again and again.
-
-    Bounded, and never with lines that may hold a secret or that say where a message ends.
-    """
-
-    def learn(self, line: bytes, meaning: _Line) -> None:
-        if len(self) >= _MAX_LINES:
-            self.clear()
-        if len(line) <= _MAX_LINE_BYTES:
-            self[line] = meaning
-
-
+# What a header line that was read before means. Most heads are made of the same lines again and again. Bounded, and
+# never with lines that may hold a secret or that say where a message ends.
+_PASSES: Final = 0
+_DROPS: Final = 1
+_HOST: Final = 2
+_EVENTS: Final = 3
 _MAX_LINES = 4096
 _MAX_LINE_BYTES = 256
-_REQUEST_LINES = _Lines()
-_RESPONSE_LINES = _Lines()
+_request_lines: dict[bytes, int] = {}
+_response_lines: dict[bytes, int] = {}
+
+
+def _learn(lines: dict[bytes, int], line: bytes, meaning: int) -> None:
+    if len(lines) >= _MAX_LINES:
+        lines.clear()
+    if len(line) <= _MAX_LINE_BYTES:
+        lines[line] = meaning
 
 
 def _field(line: bytes, status: int) -> tuple[bytes, bytes]:
@@ -152,46 +214,34 @@ def _field(line: bytes, status: int) -> tuple[bytes, bytes]:
     return name.lower(), value.strip(b" \t")
 
 
-def _take_line(request: RequestHead, seen: _Seen, line: bytes) -> None:
+def _take_line(reading: _Reading, line: bytes) -> None:
+    request = reading.request
     name, value = _field(line, 400)
     match name:
         case b"host":
-            seen.hosts += 1
-            request.forwarded.append(line)
-            _REQUEST_LINES.learn(line, _Line.HOST)
+            reading.hosts += 1
+            reading.passed.append(line)
+            _learn(_request_lines, line, _HOST)
         case b"content-type" if value[:10].lower() == b"multipart/":
             request.content_type = value
-            request.forwarded.append(line)
+            reading.passed.append(line)
+            reading.repeats = False  # its boundary is new every time
         case b"connection" if value.lower() == b"keep-alive":
-            _REQUEST_LINES.learn(line, _Line.DROPS)
+            _learn(_request_lines, line, _DROPS)
         case b"content-length":
-            seen.lengths.append(value)
+            reading.lengths.append(value)
         case b"transfer-encoding":
-            seen.encodings.append(value)
+            reading.encodings.append(value)
         case b"connection":
-            seen.nominated += [token.strip(b" \t").lower() for token in value.split(b",")]
+            reading.nominated += [token.strip(b" \t").lower() for token in value.split(b",")]
         case b"authorization":
-            _take_credential(request, value)
+            if request.credential is not None:
+                raise BadMessageError(400, "A request has at most one Authorization header.")
+            request.credential = _credential(value)
         case b"expect":
             _take_expectation(request, value)
         case _:
-            _learn(request, name, line)
-
-
-def _learn(request: RequestHead, name: bytes, line: bytes) -> None:
-    """Take a line that means nothing to us, and remember whether it passes."""
-    passes = name not in _NOT_FORWARDED and not name.startswith(_OURS)
-    if passes:
-        request.forwarded.append(line)
-    if name not in _SECRET:
-        _REQUEST_LINES.learn(line, _Line.PASSES if passes else _Line.DROPS)
-
-
-def _take_credential(request: RequestHead, value: bytes) -> None:
-    if request.credential is not None:
-        raise BadMessageError(400, "A request has at most one Authorization header.")
-    scheme, _, secret = value.partition(b" ")
-    request.credential = secret.strip(b" \t") if scheme.lower() == b"bearer" else b""
+            _take_other(reading, name, line)
 
 
 def _take_expectation(request: RequestHead, value: bytes) -> None:
@@ -200,16 +250,27 @@ def _take_expectation(request: RequestHead, value: bytes) -> None:
     request.expects_continue = request.minor == 1
 
 
-def _apply_connection(request: RequestHead, nominated: list[bytes]) -> None:
+def _take_other(reading: _Reading, name: bytes, line: bytes) -> None:
+    """Take a line that means nothing to us, and remember whether it passes."""
+    passes = name not in _NOT_FORWARDED and not name.startswith(_OURS)
+    if passes:
+        reading.passed.append(line)
+    if name in _SECRET:
+        reading.repeats = False
+    else:
+        _learn(_request_lines, line, _PASSES if passes else _DROPS)
+
+
+def _apply_connection(reading: _Reading) -> None:
     """What `Connection` names is dropped with it; naming what frames or authorises the request is an attack."""
-    for token in nominated:
+    for token in reading.nominated:
         if token == b"close":
-            request.keep_alive = False
+            reading.request.keep_alive = False
         elif token in _FRAMING:
             raise BadMessageError(400, "The Connection header names a header that must reach its end.")
-    extra = {token + b":" for token in nominated if token not in (b"close", b"keep-alive", b"")}
+    extra = {token + b":" for token in reading.nominated if token not in (b"close", b"keep-alive", b"")}
     if extra:
-        request.forwarded = [line for line in request.forwarded if line[: line.index(b":") + 1].lower() not in extra]
+        reading.passed = [line for line in reading.passed if line[: line.index(b":") + 1].lower() not in extra]
 
 
 def _body_length(lengths: list[bytes], encodings: list[bytes], minor: int) -> int | None:
@@ -228,16 +289,16 @@ def response_head(head: bytes) -> ResponseHead:
     if line is None:
         raise BadMessageError(502, "The engine's answer is not HTTP/1.1.")
     minor, status = line.groups()
-    response = ResponseHead(int(status), [], reusable=minor == b"1")
+    response = ResponseHead(int(status), reusable=minor == b"1")
     lengths: list[bytes] = []
     encodings: list[bytes] = []
     for text in head[line.end() : -4].split(b"\r\n") if line.end() < len(head) - 2 else ():
-        known = _RESPONSE_LINES.get(text)
+        known = _response_lines.get(text)
         if known is None:
             _take_response_line(response, lengths, encodings, text)
-        elif known is not _Line.DROPS:
+        elif known != _DROPS:
             response.returned.append(text)
-            if known is _Line.EVENTS:
+            if known == _EVENTS:
                 response.event_stream = True
     if lengths or encodings:
         _take_lengths(response, lengths, encodings)
@@ -259,13 +320,13 @@ def _take_response_line(response: ResponseHead, lengths: list[bytes], encodings:
         case b"content-type" if value.startswith(b"text/event-stream"):
             response.event_stream = True
             response.returned.append(line)
-            _RESPONSE_LINES.learn(line, _Line.EVENTS)
+            _learn(_response_lines, line, _EVENTS)
         case _:
             passes = name not in _NOT_RETURNED
             if passes:
                 response.returned.append(line)
             if name not in _SECRET:
-                _RESPONSE_LINES.learn(line, _Line.PASSES if passes else _Line.DROPS)
+                _learn(_response_lines, line, _PASSES if passes else _DROPS)
 
 
 def _take_lengths(response: ResponseHead, lengths: list[bytes], encodings: list[bytes]) -> None:
@@ -277,71 +338,3 @@ def _take_lengths(response: ResponseHead, lengths: list[bytes], encodings: list[
         raise BadMessageError(502, "The engine sent a malformed Content-Length.")
     else:
         response.length = int(lengths[0])
-
-
-class ChunkedBody:
-    """Decoder of a chunked body that may be cut anywhere. `done` once its last byte was read."""
-
-    __slots__ = ("_last", "_left", "_line", "done")
-
-    def __init__(self) -> None:
-        """Start before the first chunk's size line."""
-        self._left = 0  # bytes missing of the current chunk, its closing CRLF included
-        self._line = b""
-        self._last = False  # the size line of the last chunk was read
-        self.done = False
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether all bytes so far are whole chunks, or the whole body."""
-        return self.done or not (self._left or self._line or self._last)
-
-    def feed(self, data: bytes) -> tuple[list[bytes], int]:
-        """Return the payload pieces in `data` and how many of its bytes belong to this body.
-
-        Raises:
-            BadMessageError: 400; extensions, trailers and malformed sizes are refused.
-        """
-        pieces: list[bytes] = []
-        at = 0
-        end = len(data)
-        while at < end and not self.done:
-            if self._left:
-                at = self._payload(data, at, pieces)
-                continue
-            stop = data.find(b"\n", at, at + MAX_CHUNK_LINE) + 1
-            line = self._line + data[at : stop or end]
-            at = stop or end
-            if stop:
-                self._line = b""
-                self._size_line(line)
-            elif len(line) < MAX_CHUNK_LINE:
-                self._line = line
-            else:
-                raise BadMessageError(400, "A chunk's size line is too long.")
-        return pieces, at
-
-    def _size_line(self, line: bytes) -> None:
-        if self._last and line == b"\r\n":
-            self.done = True
-            return
-        if self._last or line[-2:] != b"\r\n" or _CHUNK_SIZE.fullmatch(line, 0, len(line) - 2) is None:
-            raise BadMessageError(400, "A chunk's size line is malformed.")
-        size = int(line, 16)
-        self._last = size == 0
-        self._left = size + 2 if size else 0
-
-    def _payload(self, data: bytes, at: int, pieces: list[bytes]) -> int:
-        """Take what `data` holds of the current chunk and of its closing CRLF; return the new position."""
-        stop = min(at + self._left, len(data))
-        payload = max(0, min(self._left - 2, stop - at))
-        if payload:
-            pieces.append(data[at : at + payload])
-        self._left -= payload
-        closing = data[at + payload : stop]
-        if closing:
-            seen = 2 - self._left
-            if closing != b"\r\n"[seen : seen + len(closing)]:
-                raise BadMessageError(400, "A chunk does not end where its size says.")
-            self._left -= len(closing)
-        return stop

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llmops_serving.gateway import affinity, route
 from llmops_serving.gateway.load import Load
 from llmops_serving.gateway.table import Model
 from llmops_serving.gateway.upstream import Pod
 
+if TYPE_CHECKING:
+    from llmops_serving.gateway.exchange import Exchange
+
 _UNKNOWN_LOAD_SECONDS = 30.0
 
 
-class Prefix(NamedTuple):
+class Prefix:
     """A prompt's beginning: chained hashes of its blocks, and the first of them as it is."""
 
-    blocks: list[int]
-    first_block: bytes
+    __slots__ = ("blocks", "first_block")
+
+    def __init__(self, blocks: list[int], first_block: bytes) -> None:
+        self.blocks = blocks
+        self.first_block = first_block
 
 
 def prefix_of(document: dict[str, Any], adapter: str) -> Prefix | None:
@@ -26,18 +32,6 @@ def prefix_of(document: dict[str, Any], adapter: str) -> Prefix | None:
     if len(text) < affinity.BLOCK_BYTES:
         return None
     return Prefix(affinity.blocks(text, adapter), text[: affinity.BLOCK_BYTES])
-
-
-class Waiting(Protocol):
-    """A request that waits for a pod."""
-
-    prefix: Prefix | None
-
-    def forward(self, pod: Pod) -> None:
-        """Go on with this pod."""
-
-    def refuse(self, refusal: route.Refuse) -> None:
-        """Give up with this answer."""
 
 
 class Lane:
@@ -51,7 +45,7 @@ class Lane:
         self.load = Load(model.key)
         self.pods: list[Pod] = []
         self.starting: list[Pod] = []
-        self.waiting: dict[Waiting, None] = {}
+        self.waiting: dict[Exchange, None] = {}
         self.turn = 0
         self.load_seconds: float | None = None  # how long the last start from nothing took
         self._empty_since: float | None = None
@@ -75,14 +69,14 @@ class Lane:
         """Another pod for a request whose pod failed; it was admitted before those that wait."""
         return route.least_loaded(self.pods, now, tried, self.turn)
 
-    def wait(self, request: Waiting, now: float) -> None:
+    def wait(self, request: Exchange, now: float) -> None:
         """Put a request at the end of the queue."""
         if not self.waiting and not self.pods:
             self._empty_since = now
         self.waiting[request] = None
         self.load.waiting = len(self.waiting)
 
-    def leave(self, request: Waiting) -> None:
+    def leave(self, request: Exchange) -> None:
         """Take a request out of the queue, wherever it is."""
         self.waiting.pop(request, None)
         self.load.waiting = len(self.waiting)

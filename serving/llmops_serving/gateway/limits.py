@@ -7,7 +7,6 @@ begins (a quarter of its bytes and what it may generate) and settles with what i
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from llmops_serving.gateway.keys import Key
@@ -52,13 +51,15 @@ class Bucket:
         self._level = share * per_minute
 
 
-@dataclass(slots=True)
 class Grant:
-    """One request's reservation."""
+    """One request's reservation of so many tokens."""
 
-    meter: Meter
-    tokens: int
-    open: bool = True
+    __slots__ = ("meter", "open", "tokens")
+
+    def __init__(self, meter: Meter, tokens: int) -> None:
+        self.meter = meter
+        self.tokens = tokens
+        self.open = True
 
 
 class Meter:
@@ -119,19 +120,23 @@ class Meter:
         """`x-ratelimit-*` as OpenAI's clients know them; nothing for a key without limits."""
         lines: list[bytes] = []
         if self._requests is not None and self.key.requests_per_minute is not None:
-            lines += _bucket_lines(b"requests", self._requests, self.key.requests_per_minute, now)
+            lines.append(_bucket_lines(b"requests", self._requests, self.key.requests_per_minute, now))
         if self._tokens is not None and self.key.tokens_per_minute is not None:
-            lines += _bucket_lines(b"tokens", self._tokens, self.key.tokens_per_minute, now)
+            lines.append(_bucket_lines(b"tokens", self._tokens, self.key.tokens_per_minute, now))
         return lines
 
 
-def _bucket_lines(kind: bytes, bucket: Bucket, limit: int, now: float) -> tuple[bytes, bytes, bytes]:
+def _bucket_lines(kind: bytes, bucket: Bucket, limit: int, now: float) -> bytes:
     level = bucket.level(now)
     full_in = (bucket.per_minute - level) * _MINUTE / bucket.per_minute if bucket.per_minute else 0.0
-    return (
-        b"x-ratelimit-limit-%b: %d" % (kind, limit),
-        b"x-ratelimit-remaining-%b: %d" % (kind, max(0.0, level)),
-        b"x-ratelimit-reset-%b: %.3fs" % (kind, full_in),
+    remaining = max(0, int(level))
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %.3fs" % (
+        kind,
+        limit,
+        kind,
+        remaining,
+        kind,
+        full_in,
     )
 
 
@@ -147,17 +152,14 @@ def _resized(bucket: Bucket | None, limit: int | None, now: float, share: float)
 
 def estimate(body_bytes: int, document: dict[str, object] | None) -> int:
     """Tokens that a request may use, before anybody has counted."""
-    wanted = None
+    wanted = _UNKNOWN_COMPLETION_TOKENS
     if document is not None:
-        wanted = next(
-            (
-                value
-                for field in ("max_completion_tokens", "max_tokens", "max_output_tokens")
-                if isinstance(value := document.get(field), int) and value >= 0
-            ),
-            None,
-        )
-    return body_bytes // _BYTES_PER_TOKEN + (_UNKNOWN_COMPLETION_TOKENS if wanted is None else wanted)
+        for field in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+            value = document.get(field)
+            if isinstance(value, int) and value >= 0:
+                wanted = value
+                break
+    return body_bytes // _BYTES_PER_TOKEN + wanted
 
 
 def _refusal(message: str, seconds: float) -> Refuse:

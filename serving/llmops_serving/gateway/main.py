@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import structlog
 import uvloop
@@ -135,7 +136,11 @@ async def serve(chosen: Settings) -> int:
         sys.stderr.write(f"cannot start: {problem}\n")
         return 2
     server = await loop.create_server(
-        lambda: ClientConnection(gateway), chosen.host, chosen.port, reuse_port=True, backlog=BACKLOG
+        lambda: cast("asyncio.Protocol", ClientConnection(gateway)),  # it has the methods, which is all that is asked
+        chosen.host,
+        chosen.port,
+        reuse_port=True,
+        backlog=BACKLOG,
     )
     runner = web.AppRunner(application(gateway, chosen.identity), access_log=None, shutdown_timeout=1.0)
     await runner.setup()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -25,14 +24,15 @@ class UnreadableBodyError(Exception):
     """The body does not say which model is meant; the message says what is wrong with it."""
 
 
-@dataclass(slots=True)
 class Peek:
     """What a body says. `document` is the parsed JSON object, or None for a form."""
 
-    model: str
-    stream: bool = False
-    include_usage: bool = False
-    document: dict[str, Any] | None = None
+    __slots__ = ("document", "model", "stream")
+
+    def __init__(self, model: str, document: dict[str, Any] | None = None, *, stream: bool = False) -> None:
+        self.model = model
+        self.document = document
+        self.stream = stream
 
 
 def peek(body: bytes, content_type: bytes) -> Peek:
@@ -52,13 +52,9 @@ def peek(body: bytes, content_type: bytes) -> Peek:
     model = document.get("model")
     if type(model) is not str or not model:
         raise UnreadableBodyError("The body must name a `model`.")
-    if (body.count(_MODEL_KEY) > 1 or _ESCAPED_LETTER in body) and _repeats_model(body):
+    if (body.count(_MODEL_KEY) > 1 or (b"\\" in body and _ESCAPED_LETTER in body)) and _repeats_model(body):
         raise UnreadableBodyError("The body names `model` more than once.")
-    if document.get("stream") is True:
-        options = document.get("stream_options")
-        wants_usage = type(options) is dict and options.get("include_usage") is True
-        return Peek(model, stream=True, include_usage=wants_usage, document=document)
-    return Peek(model, document=document)
+    return Peek(model, document, stream=document.get("stream") is True)
 
 
 def _repeats_model(body: bytes) -> bool:

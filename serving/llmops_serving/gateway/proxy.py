@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 
 from llmops_serving.gateway import answers, keys, limits, peek, route
+from llmops_serving.gateway.chunks import ChunkedBody
 from llmops_serving.gateway.exchange import Exchange
 from llmops_serving.gateway.gateway import Gateway
-from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, ChunkedBody, RequestHead, request_head
+from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, RequestHead, request_head
 from llmops_serving.gateway.keys import Key
 from llmops_serving.gateway.lane import prefix_of
 from llmops_serving.gateway.limits import Grant
@@ -17,6 +17,7 @@ from llmops_serving.gateway.table import Target
 
 _MAX_PIPELINED = 64 * 1024
 _LINGER_SECONDS = 2.0
+_ONE_PIECE_BYTES = 16 * 1024
 _TOO_LARGE = Refuse(413, "body_too_large", "The request body is too large.")
 _TOO_SLOW = Refuse(408, "request_timeout", "The request was not complete in time.")
 _FULL = Refuse(503, "overloaded", "The gateway holds as many request bodies as it can.", "server_error", retry_after=1)
@@ -25,16 +26,19 @@ _OPEN_PATHS = (b"/healthz", b"/readyz")
 _NO_GET = Refuse(405, "method_not_allowed", "This path takes GET only.")
 
 
-class _Admitted(NamedTuple):
+class _Admitted:
     """A request whose head was accepted; `path` is one of the engine's."""
 
-    head: RequestHead
-    path: bytes
-    key: Key | None
+    __slots__ = ("head", "key", "path")
+
+    def __init__(self, head: RequestHead, path: bytes, key: Key | None) -> None:
+        self.head = head
+        self.path = path
+        self.key = key
 
 
-class ClientConnection(asyncio.Protocol):
-    """One client connection. Requests on it are answered one after the other, in order."""
+class ClientConnection:
+    """One client connection, as an `asyncio.Protocol`. Requests on it are answered one after the other, in order."""
 
     __slots__ = (
         "_admitted", "_buffer", "_chunks", "_deadline", "_exchange", "_gateway", "_keep_alive", "_left", "_lingering",
@@ -92,6 +96,9 @@ class ClientConnection(asyncio.Protocol):
         elif len(self._buffer) > _MAX_PIPELINED and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """The client ended its side: the transport closes, and nobody is there for an answer."""
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -350,6 +357,7 @@ class ClientConnection(asyncio.Protocol):
 
 def _engine_request(head: RequestHead, body: bytes) -> list[bytes]:
     """The message to the engine: the client's lines that may pass, our framing, the client's bytes."""
-    framing = b"content-length: %d\r\n\r\n" % len(body)
-    begin = b"\r\n".join((b"POST %b HTTP/1.1" % head.target, *head.forwarded, framing))
-    return [begin + body] if len(body) < 16384 else [begin, body]
+    length = b"content-length: %d\r\n\r\n" % len(body)
+    if len(body) < _ONE_PIECE_BYTES:
+        return [b"".join((head.passed, length, body))]
+    return [head.passed + length, body]

@@ -6,32 +6,28 @@ client then gets a whole error event instead of half a token: a cut is always to
 
 from __future__ import annotations
 
-from enum import Enum, auto
-from typing import Protocol
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
 from llmops_serving.gateway import answers
+from llmops_serving.gateway.chunks import payloads
 from llmops_serving.gateway.http1 import ResponseHead
 from llmops_serving.gateway.route import Refuse
+
+if TYPE_CHECKING:
+    from llmops_serving.gateway.proxy import ClientConnection
 
 _MAX_PENDING = 1024 * 1024  # an event longer than this is passed on unfinished
 _MAX_COLLECTED = 64 * 1024
 
 
-class Writer(Protocol):
-    """The client's side of the connection."""
-
-    def write(self, data: bytes) -> None:
-        """Send, or queue."""
-
-
-class _Mode(Enum):
-    SAME = auto()  # the body's bytes with the framing they have
-    EVENTS = auto()  # the same, but only whole events
-    CHUNKED = auto()  # payload in our own chunks
-    PLAIN = auto()  # payload until the connection closes, for HTTP/1.0
-    COLLECTED = auto()  # kept back: an error that has to become an event
+# What happens to the body's bytes.
+_SAME: Final = 0  # they go with the framing they have
+_EVENTS: Final = 1  # the same, but only whole events
+_CHUNKED: Final = 2  # payload in our own chunks
+_PLAIN: Final = 3  # payload until the connection closes, for HTTP/1.0
+_COLLECTED: Final = 4  # kept back: an error that has to become an event
 
 
 class Relay:
@@ -39,12 +35,12 @@ class Relay:
 
     __slots__ = ("_keep_alive", "_lead", "_minor", "_mode", "_pending", "_terminated", "_writer", "early", "status")
 
-    def __init__(self, writer: Writer, *, minor: int, keep_alive: bool) -> None:
+    def __init__(self, writer: ClientConnection, *, minor: int, keep_alive: bool) -> None:
         """`minor` is the client's HTTP/1 minor version."""
         self._writer = writer
         self._minor = minor
         self._keep_alive = keep_alive
-        self._mode = _Mode.SAME
+        self._mode = _SAME
         self._lead = b""
         self._pending = b""
         self._terminated = False
@@ -55,8 +51,9 @@ class Relay:
         """Begin an event stream before any engine has answered, so that nothing on the way gives up waiting."""
         self.early = True
         self.status = 200
-        self._mode = _Mode.CHUNKED if self._minor else _Mode.PLAIN
-        head = ResponseHead(200, answers.STREAM_HEAD)
+        self._mode = _CHUNKED if self._minor else _PLAIN
+        head = ResponseHead(200)
+        head.returned = answers.STREAM_HEAD
         self._writer.write(answers.head(head, chunked=bool(self._minor), keep_alive=self._keep_alive))
 
     def comment(self) -> None:
@@ -67,18 +64,18 @@ class Relay:
         """Begin the engine's answer."""
         if self.early:
             if response.status != 200 or not response.event_stream:
-                self._mode = _Mode.COLLECTED
+                self._mode = _COLLECTED
             return
         self.status = response.status
         chunked = response.length is None
         if not chunked:
-            self._mode = _Mode.SAME
+            self._mode = _SAME
         elif not self._minor:
-            self._mode = _Mode.PLAIN
+            self._mode = _PLAIN
         elif not response.chunked:
-            self._mode = _Mode.CHUNKED
+            self._mode = _CHUNKED
         else:
-            self._mode = _Mode.EVENTS if response.event_stream else _Mode.SAME
+            self._mode = _EVENTS if response.event_stream else _SAME
         self._lead = answers.head(response, chunked=chunked and self._minor == 1, keep_alive=self._keep_alive)
 
     def flush(self) -> None:
@@ -92,18 +89,27 @@ class Relay:
             data, self._lead = self._lead + data, b""
         self._writer.write(data)
 
-    def data(self, raw: bytes, pieces: list[bytes], *, whole: bool) -> None:
-        """Pass on a part of the body."""
+    def data(self, raw: bytes, pieces: list[bytes] | None, *, last: bool) -> None:
+        """Pass on a part of the body.
+
+        Args:
+            raw: The bytes as they came.
+            pieces: The payload in them; None when `raw` is nothing but whole chunks.
+            last: Whether `raw` ends with the last chunk.
+        """
         mode = self._mode
-        if mode is _Mode.SAME:
+        if mode == _SAME:
             self._send(raw)
-        elif mode is _Mode.EVENTS:
-            if whole and not self._pending and (not pieces or pieces[-1].endswith(b"\n\n")):
-                self._terminated = raw.endswith(answers.LAST_CHUNK)
+            return
+        if pieces is None:
+            if mode == _EVENTS and not self._pending and _ends_event(raw, last=last):
+                self._terminated = last
                 self._send(raw)
-            else:
-                self._hold_back(pieces)
-        elif mode is _Mode.COLLECTED:
+                return
+            pieces = payloads(raw)
+        if mode == _EVENTS:
+            self._hold_back(pieces)
+        elif mode == _COLLECTED:
             if len(self._pending) < _MAX_COLLECTED:
                 self._pending += b"".join(pieces)
         elif self.early:
@@ -113,12 +119,12 @@ class Relay:
 
     def finish(self) -> None:
         """The engine's answer is complete."""
-        if self._mode is _Mode.COLLECTED:
+        if self._mode == _COLLECTED:
             self._payload(_as_event(self._pending))
         elif self._pending:
             self._payload(self._pending)
         self._pending = b""
-        chunked = self._mode in (_Mode.EVENTS, _Mode.CHUNKED) or (self._mode is _Mode.COLLECTED and self._minor)
+        chunked = self._mode in (_EVENTS, _CHUNKED) or (self._mode == _COLLECTED and self._minor)
         if chunked and not self._terminated:
             self._send(answers.LAST_CHUNK)
         self.flush()
@@ -126,11 +132,11 @@ class Relay:
     def cut(self, refusal: Refuse) -> bool:
         """The engine's answer ended too early. Returns whether the client could be told; if not, close on it."""
         self.flush()
-        if self._mode is _Mode.SAME or (self._mode in (_Mode.CHUNKED, _Mode.PLAIN) and not self.early):
+        if self._mode == _SAME or (self._mode in (_CHUNKED, _PLAIN) and not self.early):
             return False
         self._pending = b""
-        if self._mode is _Mode.EVENTS:
-            self._mode = _Mode.CHUNKED
+        if self._mode == _EVENTS:
+            self._mode = _CHUNKED
         self._payload(answers.error_event(refusal))
         if self._minor:
             self._send(answers.LAST_CHUNK)
@@ -151,6 +157,14 @@ class Relay:
     def _payload(self, payload: bytes) -> None:
         if payload:
             self._send(answers.chunk(payload) if self._minor else payload)
+
+
+def _ends_event(chunks: bytes, *, last: bool) -> bool:
+    """Whether whole chunks end where an event ends; False where a look at the payload is needed to know."""
+    end = len(chunks) - len(answers.LAST_CHUNK) if last else len(chunks)
+    if not end:
+        return True
+    return chunks.endswith(b"\n\n\r\n", 0, end) and chunks[end - 5 : end - 4] != b"\r"
 
 
 def _as_event(body: bytes) -> bytes:

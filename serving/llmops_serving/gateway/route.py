@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from llmops_serving.gateway.table import Ambiguous, Model, Table, Target
 
@@ -37,17 +38,22 @@ class Refuse:
     retry_after: int | None = None
 
 
-class Loaded(Protocol):
-    """What choosing needs to know of a pod."""
+class Candidate:
+    """What choosing needs to know of a pod. Times are on the clock that `now` comes from."""
 
-    address: str
-    in_flight: int
-    ejected_until: float
+    __slots__ = ("address", "ejected_until", "in_flight")
+
+    def __init__(self, address: str) -> None:
+        """Idle and trusted."""
+        self.address = address
+        self.in_flight = 0
+        self.ejected_until = 0.0
 
 
-PodT = TypeVar("PodT", bound=Loaded)
+PodT = TypeVar("PodT", bound=Candidate)
 
 
+@functools.lru_cache(maxsize=256)
 def path_of(target: bytes) -> bytes | Refuse:
     """The path of a request target: the query cut off, and nothing in it that two readers could resolve differently."""
     path = target.partition(b"?")[0]

@@ -3,58 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+import time
+from typing import TYPE_CHECKING
 
-from llmops_serving.gateway.affinity import Prefixes, stable_hash
-from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, ChunkedBody, ResponseHead, response_head
+from llmops_serving.gateway.affinity import Caching
+from llmops_serving.gateway.chunks import ChunkedBody
+from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, ResponseHead, response_head
 from llmops_serving.gateway.route import Failure, ejection_seconds
+
+if TYPE_CHECKING:
+    from llmops_serving.gateway.exchange import Exchange
 
 CONNECT_SECONDS = 3.0
 IDLE_SECONDS = 4.0  # below uvicorn's keep-alive of 5 s, so that the gateway is the one who closes
 
 
-class Caller(Protocol):
-    """Who asked. Exactly one of `answered` and `failed` ends a call; nothing follows it."""
-
-    def head(self, head: ResponseHead) -> None:
-        """The answer begins."""
-
-    def flush(self) -> None:
-        """No body came with the head: what was kept to be sent with it should go."""
-
-    def data(self, raw: bytes, pieces: list[bytes], *, whole: bool) -> None:
-        """Bytes of the body as they came, their payload, and whether `raw` begins and ends between chunks."""
-
-    def answered(self) -> None:
-        """The answer is complete."""
-
-    def failed(self, failure: Failure) -> None:
-        """No answer, or only a part of one."""
-
-
-class Pod:
+class Pod(Caching):
     """One engine pod: its load as this process sees it, its health, its connections."""
 
-    __slots__ = (
-        "address", "draining", "ejected_until", "failures", "host", "idle", "in_flight", "name", "port", "prefixes",
-        "proven", "seed", "usable",
-    )  # fmt: skip
+    __slots__ = ("draining", "failures", "host", "idle", "name", "port", "proven", "usable")
 
     def __init__(self, host: str, port: int, address: str, name: str) -> None:
         """A pod nobody has called yet."""
+        super().__init__(address, name)
         self.host = host
         self.port = port
-        self.address = address
         self.name = name
-        self.in_flight = 0
         self.failures = 0
-        self.ejected_until = 0.0
         self.draining = False
         self.usable = True
         self.proven = False  # it answered us while the cluster did not call it ready
         self.idle: list[Connection] = []
-        self.prefixes = Prefixes()
-        self.seed = stable_hash((name or address).encode())
 
     def succeeded(self) -> None:
         """The pod answered: it is trusted again."""
@@ -67,7 +46,7 @@ class Pod:
         self.failures += 1
         self.ejected_until = now + ejection_seconds(self.failures)
 
-    def call(self, caller: Caller, request: list[bytes], loop: asyncio.AbstractEventLoop) -> Call:
+    def call(self, caller: Exchange, request: list[bytes], loop: asyncio.AbstractEventLoop) -> Call:
         """Send `request` on a kept connection, or on a new one. The pod counts it until it is answered or failed."""
         self.in_flight += 1
         call = Call(self, caller, request)
@@ -98,14 +77,14 @@ class Pod:
 
 
 class Call:
-    """One request at one pod."""
+    """One request at one pod. Exactly one of the caller's `answered` and `failed` ends it; nothing follows it."""
 
     __slots__ = ("caller", "connecting", "connection", "pod", "request", "reused")
 
-    def __init__(self, pod: Pod, caller: Caller, request: list[bytes]) -> None:
+    def __init__(self, pod: Pod, caller: Exchange, request: list[bytes]) -> None:
         """`request` is the whole message, in as few pieces as it has."""
         self.pod = pod
-        self.caller: Caller | None = caller
+        self.caller: Exchange | None = caller
         self.request = request
         self.connection: Connection | None = None
         self.connecting: asyncio.Task[None] | None = None
@@ -142,7 +121,7 @@ class Call:
         if caller is not None:
             caller.failed(failure)
 
-    def _leave(self) -> Caller | None:
+    def _leave(self) -> Exchange | None:
         caller, self.caller = self.caller, None
         if caller is not None:
             self.pod.in_flight -= 1
@@ -152,7 +131,8 @@ class Call:
 async def _connect(pod: Pod, call: Call, loop: asyncio.AbstractEventLoop) -> None:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, connection = await loop.create_connection(lambda: Connection(pod, loop), pod.host, pod.port)
+            # uvloop asks a protocol for its methods, not for its ancestry
+            _, connection = await loop.create_connection(lambda: Connection(pod), pod.host, pod.port)  # type: ignore[type-var]
     except OSError:  # TimeoutError is one
         call.failed(Failure.CONNECT)
         return
@@ -160,17 +140,14 @@ async def _connect(pod: Pod, call: Call, loop: asyncio.AbstractEventLoop) -> Non
     connection.begin(call)
 
 
-class Connection(asyncio.Protocol):
-    """A connection to one pod; carries one call at a time and is kept when its end is certain."""
+class Connection:
+    """A connection to one pod, as an `asyncio.Protocol`; carries one call at a time and is kept when it is in step."""
 
-    __slots__ = (
-        "_buffer", "_call", "_chunks", "_head", "_left", "_loop", "_paused", "_pod", "_transport", "idle_since",
-    )  # fmt: skip
+    __slots__ = ("_buffer", "_call", "_chunks", "_head", "_left", "_paused", "_pod", "_transport", "idle_since")
 
-    def __init__(self, pod: Pod, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, pod: Pod) -> None:
         """Not connected yet."""
         self._pod = pod
-        self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._call: Call | None = None
         self._buffer = b""
@@ -194,7 +171,8 @@ class Connection(asyncio.Protocol):
             self.abort()
             call.failed(Failure.CONNECT)
             return
-        self._transport.writelines(call.request)
+        for part in call.request:  # uvloop sends what was written in one turn of its loop with one system call
+            self._transport.write(part)
 
     def pause(self) -> None:
         """Stop reading: the client is slower than the engine."""
@@ -222,6 +200,15 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The pod accepted."""
         self._transport = transport  # type: ignore[assignment]  # a stream transport, as create_connection promises
+
+    def eof_received(self) -> None:
+        """The engine ended its side: the transport closes, and `connection_lost` tells what that means."""
+
+    def pause_writing(self) -> None:
+        """The engine reads slowly; its request is in memory anyway."""
+
+    def resume_writing(self) -> None:
+        """The engine has caught up."""
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the engine."""
@@ -269,21 +256,24 @@ class Connection(asyncio.Protocol):
             return
         chunks = self._chunks
         if chunks is not None:
-            whole = chunks.at_boundary
-            pieces, used = chunks.feed(data)
-            clean = used == len(data)
-            caller.data(data if clean else data[:used], pieces, whole=whole and chunks.at_boundary)
+            if chunks.whole(data):
+                caller.data(data, None, last=chunks.done)
+                clean = True
+            else:
+                pieces, used = chunks.feed(data)
+                clean = used == len(data)
+                caller.data(data if clean else data[:used], pieces, last=chunks.done)
             if chunks.done:
                 self._finish(call, clean=clean)
             return
         left = self._left
         if left < 0:
-            caller.data(data, [data], whole=True)
+            caller.data(data, [data], last=False)
             return
         clean = len(data) <= left
         data = data if clean else data[:left]
         self._left = left - len(data)
-        caller.data(data, [data], whole=True)
+        caller.data(data, [data], last=False)
         if not self._left:
             self._finish(call, clean=clean)
 
@@ -298,7 +288,7 @@ class Connection(asyncio.Protocol):
         if transport is not None:
             self.resume()
             if keep and transport.get_write_buffer_size() == 0:
-                self.idle_since = self._loop.time()
+                self.idle_since = time.monotonic()
                 self._pod.idle.append(self)
             else:
                 transport.close()

@@ -8,15 +8,14 @@ the streamed data events less the two that carry no token, and the prompt tokens
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
 _COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
 _FINISH = re.compile(rb'finish_reason"\s*:\s*"([a-z_]{1,32})"')
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one answer; None where nobody knows."""
 
     prompt: int | None

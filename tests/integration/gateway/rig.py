@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import httpx
 import orjson
@@ -89,7 +90,7 @@ async def rig(*models: Model, options: Options | None = None) -> AsyncIterator[R
     loop = asyncio.get_running_loop()
     gateway = Gateway(loop, options)
     prober = Prober(gateway)
-    server = await loop.create_server(lambda: ClientConnection(gateway), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: cast("asyncio.Protocol", ClientConnection(gateway)), "127.0.0.1", 0)
     runner = web.AppRunner(application(gateway, "test"), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
