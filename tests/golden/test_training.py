@@ -78,7 +78,11 @@ CASES: list[tuple[str, Json, Json]] = [
     ),
     (
         "volumes-of-the-user",
-        {"baseModel": {"source": "pvc://models/llama"}, "dataset": {"source": "pvc://data/2026/t.jsonl"}},
+        {
+            "baseModel": {"source": "pvc://models/llama"},
+            "dataset": {"source": "pvc://data/2026/t.jsonl", "prepare": {"maskPersonalData": ["Email"]}},
+            "evaluation": {"dataset": "configMap://tests/t.jsonl"},
+        },
         {},
     ),
     (

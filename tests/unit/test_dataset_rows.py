@@ -90,7 +90,7 @@ def test_rows_of_one_question_only_are_told_apart_and_counted() -> None:
 
 def check(tmp_path: Path, lines: list[Any], **wanted: Any) -> Report:
     (tmp_path / "t.jsonl").write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
-    return checked(tmp_path / "t.jsonl", "t.jsonl", Wanted(**wanted), None, tmp_path / "data")
+    return checked((tmp_path / "t.jsonl", "t.jsonl"), Wanted(**wanted), None, tmp_path / "data")
 
 
 def pair(number: int) -> Json:

@@ -189,6 +189,26 @@ def test_progress_is_written_by_the_percent() -> None:
     assert following.progress.step == 20
 
 
+WORSE = DONE | {"overfitting": 2}
+WILD = {"outcome": "Diverged", "message": "The loss went from 2 to 9 at step 5.", "step": 5, "total": 10}
+# name, what is seen, then `Overfitting` and `Diverged`
+LOSSES: list[tuple[str, Seen, str]] = [
+    ("nothing is learned yet", Seen(CHECKED, RUNNING), ""),
+    ("all is well", Seen(CHECKED, RUNNING, line(15)), "False False"),
+    ("held-out rows get worse", Seen(CHECKED, RUNNING, line(15) | {"overfitting": 3}), "True False"),
+    ("the same at the end", Seen(CHECKED, Stage(ended("Complete"), (pod("Succeeded", WORSE),))), "True False"),
+    ("the loss explodes", Seen(CHECKED, Stage(ended("Failed"), (pod("Failed", WILD),))), "False True"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("seen", "expected"), [case[1:] for case in LOSSES], ids=[case[0] for case in LOSSES])
+def test_what_the_losses_say_is_a_condition(seen: Seen, expected: str) -> None:
+    status = training.of(job(), seen, claim="c", waiting="", now=NOW)
+    assert expected.split() == [c.status for c in status.conditions if c.type in ("Overfitting", "Diverged")]
+    later = training.of(job(status), Seen(CHECKED, Stage()), claim="c", waiting="", now=NOW)
+    assert expected.split() == [c.status for c in later.conditions if c.type in ("Overfitting", "Diverged")]
+
+
 DEPLOYMENT = LLMDeployment.from_manifest(
     {
         "apiVersion": "llmops.dev/v1alpha1",

@@ -30,6 +30,10 @@ class ConditionType(StrEnum):
     """The artifact is written. The one to wait for."""
     FAILED = "Failed"
     """The job ended without an artifact and will not try again."""
+    OVERFITTING = "Overfitting"
+    """The loss on held-out rows rises while the loss on training rows falls. True is the warning."""
+    DIVERGED = "Diverged"
+    """The loss is not a number, or three times what it was at first."""
 
 
 class Reason(StrEnum):
@@ -150,6 +154,10 @@ class Reason(StrEnum):
     """The artifact is written and its digest is in status."""
     DIVERGED = "Diverged"
     """The loss is not a number, or three times what it was at first. Lower the learning rate."""
+    OVERFITTING = "Overfitting"
+    """Evaluation after evaluation is worse while the training loss falls; the best checkpoint is what is exported."""
+    LEARNING = "Learning"
+    """The losses are as they should be."""
     NO_PROGRESS = "NoProgress"
     """Two attempts failed at the same step; trying again would not help."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"

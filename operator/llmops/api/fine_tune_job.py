@@ -106,6 +106,69 @@ class BaseModelSpec(SpecModel):
     )
 
 
+class PrepareSpec(SpecModel):
+    """What is done with the rows before they are split and learned from, in this order; provenance.json records it."""
+
+    drop_empty: bool = Field(
+        default=True,
+        description="Leave out rows with an empty answer or text; otherwise the model learns to say nothing. "
+        "Default: true.",
+    )
+    mask_personal_data: Annotated[list[Literal["Email", "Phone", "IBAN", "Card", "Secret"]], Field(max_length=5)] = (
+        Field(
+            default=[],
+            description="Kinds that are written as <EMAIL>, <PHONE>, <IBAN> (mod-97 holds), <CARD> (Luhn holds) and "
+            "<SECRET> (keys, tokens, passwords). Default: none. Example: [Email, Phone].",
+        )
+    )
+    phone_region: (
+        Annotated[str, Field(max_length=2), Matches("[A-Z]{2}", "'{self}' is not a country: write it like DE")] | None
+    ) = Field(
+        default=None,
+        description="Country (ISO 3166) whose numbers are known without +NN, too. Default: international numbers only. "
+        "Example: DE.",
+    )
+    languages: Annotated[
+        list[
+            Annotated[
+                str,
+                Field(max_length=3),
+                Matches("[a-z]{2,3}", "'{self}' is not a language: write its ISO 639 code, as in en"),
+            ]
+        ],
+        Field(max_length=32),
+    ] = Field(
+        default=[],
+        description="ISO 639 codes. A row that is, more likely than not, in another language is left out. "
+        "Default: every language. Example: [en, de].",
+    )
+    min_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None, description="Shorter rows, in tokens of the base model, are left out. Default: none."
+    )
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="Longer rows, in tokens, are left out; otherwise they are cut at hyperparameters.max_length. "
+        "Default: none.",
+    )
+    deduplicate: bool = Field(default=True, description="Keep the first of equal rows. Default: true.")
+    rules = (
+        Rule(
+            path=".maxTokens",
+            cel="!has(self.minTokens) || !has(self.maxTokens) || self.minTokens <= self.maxTokens",
+            holds=lambda p: p.min_tokens is None or p.max_tokens is None or p.min_tokens <= p.max_tokens,
+            message="no row has at least {self.minTokens} and at most {self.maxTokens} tokens: raise maxTokens",
+        ),
+        Rule(
+            path=".phoneRegion",
+            cel="!has(self.phoneRegion) || (has(self.maskPersonalData) && 'Phone' in self.maskPersonalData)",
+            holds=lambda p: p.phone_region is None or "Phone" in p.mask_personal_data,
+            message="phoneRegion says how numbers are read that nobody looks for: add Phone to maskPersonalData, or "
+            "leave it out",
+            cause="FieldValueForbidden",
+        ),
+    )  # fmt: skip
+
+
 class DatasetSpec(SpecModel):
     """The examples that are learned from. They are checked on a CPU before an accelerator is taken."""
 
@@ -114,7 +177,7 @@ class DatasetSpec(SpecModel):
         "or configMap://NAME/KEY. Example: s3://bucket/tickets.jsonl."
     )
     secret_ref: SecretRef | None = Field(default=None, description="Credentials for the source. Default: none.")
-    format: Literal["Auto", "Messages", "PromptCompletion", "Text"] = Field(
+    format: Literal["Auto", "Messages", "PromptCompletion", "Text", "Preference"] = Field(
         default="Auto", description="What a row holds. Default: Auto, told from the first rows and reported."
     )
     eval_fraction: Annotated[
@@ -126,6 +189,25 @@ class DatasetSpec(SpecModel):
         description="Part of the rows held out to judge the result, chosen by content so that a row stays on its side; "
         "at least 50 rows (but no more than a fifth) and at most 2000. '0' holds none out. Default: '0.05'.",
     )  # fmt: skip
+    prepare: PrepareSpec = Field(default=PrepareSpec(), description="What is done with the rows before training.")
+
+
+class EvaluationSpec(SpecModel):
+    """How the result is judged at the end, beside the base model."""
+
+    dataset: Annotated[str, Field(max_length=1024), sources(DATASET_SCHEMES)] | None = Field(
+        default=None,
+        description="A test file of the training data's format, read with the Secret of spec.dataset. "
+        "Default: the rows held out. Example: s3://bucket/tickets-test.jsonl.",
+    )
+    max_rows: Annotated[int, Field(ge=0, le=2000)] = Field(
+        default=100,
+        description="Rows for which both models write an answer, to be compared by exact match, token F1, BLEU, chrF "
+        "and ROUGE; the loss is taken over all of them. 0: none. Default: 100.",
+    )
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=128, description="Longest of these answers, in tokens. Default: 128."
+    )
 
 
 class LoraSpec(SpecModel):
@@ -197,14 +279,15 @@ class FineTuneJobSpec(SpecModel):
 
     base_model: BaseModelSpec = Field(description="The model that is adapted.")
     dataset: DatasetSpec = Field(description="The examples that are learned from.")
-    method: Literal["LoRA", "QLoRA", "Full", "ContinuedPretraining"] = Field(
+    method: Literal["LoRA", "QLoRA", "Full", "ContinuedPretraining", "DPO"] = Field(
         default="LoRA",
         description="LoRA and QLoRA (4-bit, needs a GPU) train an adapter, Full every weight; ContinuedPretraining "
-        "learns from plain text, as an adapter. Default: LoRA.",
+        "learns from plain text and DPO from preferences, both as an adapter. Default: LoRA.",
     )
     hyperparameters: Hyperparameters = Field(
         default={},
-        description="TRL's and transformers' arguments by their own names, decimals in quotes. "
+        description="TRL's and transformers' arguments (of SFTConfig, or DPOConfig) by their own names, decimals in "
+        "quotes. "
         'Example: {num_train_epochs: 3, learning_rate: "2e-4", max_length: 2048, seed: 42}.',
     )
     lora: LoraSpec | None = Field(default=None, description="Shape of the adapter. Default: rank 16 on all-linear.")
@@ -215,6 +298,9 @@ class FineTuneJobSpec(SpecModel):
     checkpoint: CheckpointSpec = Field(default=CheckpointSpec(), description="How much an interruption may cost.")
     early_stopping: EarlyStoppingSpec | None = Field(
         default=None, description="When to stop because nothing gets better. Default: never."
+    )
+    evaluation: EvaluationSpec = Field(
+        default=EvaluationSpec(), description="How the result is judged at the end, beside the base model."
     )
     retries: Annotated[int, Field(ge=0, le=100)] = Field(
         default=3,
@@ -250,6 +336,16 @@ class FineTuneJobSpec(SpecModel):
             holds=lambda s: s.method != "ContinuedPretraining" or s.dataset.format in ("Auto", "Text"),
             message="method ContinuedPretraining learns from plain text: set dataset.format to Text, or choose LoRA "
             "for {self.dataset.format}",
+        ),
+        Rule(
+            path=".dataset.format",
+            cel="self.method == 'DPO' ? self.dataset.format in ['Auto', 'Preference'] "
+            ": self.dataset.format != 'Preference'",
+            holds=lambda s: (
+                s.dataset.format in ("Auto", "Preference") if s.method == "DPO" else s.dataset.format != "Preference"
+            ),
+            message="method DPO and format Preference belong together: {self.method} does not learn from "
+            "{self.dataset.format}",
         ),
         Rule(
             path=".earlyStopping",

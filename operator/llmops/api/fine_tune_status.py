@@ -25,6 +25,7 @@ class ProgressStatus(StatusModel):
     best_eval_loss: Decimal | None = Field(default=None, description='Lowest of those so far. Example: "2.01".')
     best_step: Count | None = Field(default=None, description="Step of the lowest one; that checkpoint is exported.")
     tokens_per_second: Count | None = Field(default=None, description="Tokens trained per second, padding left out.")
+    eta_seconds: Count | None = Field(default=None, description="Seconds that were left to train at this step.")
     last_checkpoint_step: Count | None = Field(default=None, description="Step that an interruption goes back to.")
     restarts: Count = Field(default=0, description="How often it was interrupted and went on.")
 
@@ -51,5 +52,7 @@ class FineTuneJobStatus(StatusModel):
     progress: ProgressStatus = Field(default=ProgressStatus(), description="How far training is.")
     artifact: ArtifactStatus = Field(default=ArtifactStatus(), description="What came out.")
     evaluation: Annotated[dict[str, Decimal], Field(max_length=32)] = Field(
-        default={}, description='The result on the held-out rows, by metric. Example: {evalLoss: "2.01"}.'
+        default={},
+        description="The result on the test rows by metric: its value, the base model's (baseX), and what was gained "
+        'with a confidence interval of 95 % (xGain). Example: {evalLoss: "2.01"}.',
     )

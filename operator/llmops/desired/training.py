@@ -17,7 +17,7 @@ from llmops.desired import pods, weights
 Json = dict[str, Any]
 
 DATASET, TRAINING = "dataset", "training"
-JOB_MOUNT, DATA_MOUNT = "/job", "/data"
+JOB_MOUNT = "/job"
 FETCHED_MODEL = f"{JOB_MOUNT}/model"
 INTERRUPTED_EXIT_CODE = 43  # the trainer stopped as told and left a checkpoint: no failure, whoever told it
 CHECK_RETRIES = 3
@@ -168,24 +168,36 @@ def _checking(job: FineTuneJob, config: Config, chosen: Profile, base: Base) -> 
     container = _container(DATASET, "llmops_serving.jobs.dataset", job, config, chosen, base)
     container["resources"] = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
     spec = _pod(config, [container], base)
-    match sources.parse(job.spec.dataset.source):
-        case sources.Claim(claim=claim, path=path):
-            spec["volumes"].append({"name": "data", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-            container["args"].append(f"--file={DATA_MOUNT}/{path}")
-        case sources.ConfigData(name=name, key=key):
-            # Optional, so that one that is missing is told by the job instead of holding its pod for ever.
-            items = [{"key": key, "path": key}]
-            spec["volumes"].append({"name": "data", "configMap": {"name": name, "items": items, "optional": True}})
-            container["args"].append(f"--file={DATA_MOUNT}/{key}")
-        case source:
-            container["args"] += _reach(config, source)
-    if len(spec["volumes"]) > len(container["volumeMounts"]):
-        container["volumeMounts"].append({"name": "data", "mountPath": DATA_MOUNT, "readOnly": True})
+    reach = _data(spec, container, config, job.spec.dataset.source, "data", "--file")
+    if test := job.spec.evaluation.dataset:
+        reach |= _data(spec, container, config, test, "test", "--test-file")
+    container["args"] += sorted(reach)
     if secret := job.spec.dataset.secret_ref:
         container["envFrom"] = [{"secretRef": {"name": secret.name}}]
     if base.volume is None:
         spec["initContainers"] = [_fetching(job, config)]
     return _job(job, DATASET, spec, retries=CHECK_RETRIES, deadline=None)
+
+
+def _data(  # noqa: PLR0917 - one file, two of its uses
+    spec: Json, container: Json, config: Config, source: str, name: str, argument: str
+) -> set[str]:
+    """Mount the file of a source, or return the arguments that let the job fetch it."""
+    mount = f"/{name}"
+    match sources.parse(source):
+        case sources.Claim(claim=claim, path=path):
+            volume: Json = {"persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
+            file = path
+        case sources.ConfigData(name=config_map, key=key):
+            # Optional, so that one that is missing is told by the job instead of holding its pod for ever.
+            volume = {"configMap": {"name": config_map, "items": [{"key": key, "path": key}], "optional": True}}
+            file = key
+        case remote:
+            return set(_reach(config, remote))
+    spec["volumes"].append({"name": name, **volume})
+    container["volumeMounts"].append({"name": name, "mountPath": mount, "readOnly": True})
+    container["args"].append(f"{argument}={mount}/{file}")
+    return set()
 
 
 def _fetching(job: FineTuneJob, config: Config) -> Json:

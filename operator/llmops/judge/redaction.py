@@ -6,13 +6,17 @@ import re
 
 MASK = "***"
 
-_PATTERNS = (
+# What is a secret by its shape alone, wherever it stands.
+TOKENS = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"\bhf_[A-Za-z0-9]{8,}"),  # hub tokens
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b"),  # AWS access keys
     re.compile(r"\b(?:sk|llm)-[A-Za-z0-9_-]{16,}"),  # API keys in OpenAI's form and ours
     re.compile(r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bglpat-[A-Za-z0-9_-]{16,}"),
     re.compile(r"\bey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*"),  # JSON web tokens
+)
+_PATTERNS = (
+    *TOKENS,
     re.compile(r"(?<=://)[^/\s@]+(?=@)"),  # user:password in URLs
     re.compile(r"(?i)(?<=bearer )[^\s\"',]{4,}"),
     re.compile(r"(?i)(?<=basic )[A-Za-z0-9+/=]{8,}"),

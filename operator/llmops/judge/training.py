@@ -25,6 +25,8 @@ _ORDER = (
     ConditionType.RUNNING,
     ConditionType.COMPLETE,
     ConditionType.FAILED,
+    ConditionType.OVERFITTING,
+    ConditionType.DIVERGED,
 )
 _REASONS = {reason.value: reason for reason in Reason}
 _ACCEPTED = Verdict("True", Reason.ACCEPTED, "The spec is valid and acted on.")
@@ -104,6 +106,7 @@ def of(job: FineTuneJob, seen: Seen, *, claim: str, waiting: str, now: datetime)
         ConditionType.COMPLETE: state if done else Verdict("False", state.reason, state.message),
         ConditionType.FAILED: Verdict("True" if failed else "False", state.reason, state.message),
     }
+    verdicts |= _learning(before, seen)
     outcome = seen.training.outcome if done else None
     return FineTuneJobStatus(
         observed_generation=job.metadata.generation,
@@ -124,6 +127,30 @@ def refused(job: FineTuneJobStatus, generation: int, verdict: Verdict, now: date
     kept = [condition for condition in job.conditions if condition.type not in verdicts]
     stamped = conditions(verdicts, job.conditions, order=_ORDER, generation=generation, now=now)
     return job.model_copy(update={"observed_generation": generation, "conditions": in_order([*stamped, *kept], _ORDER)})
+
+
+def _learning(before: FineTuneJobStatus, seen: Seen) -> dict[ConditionType, Verdict]:
+    """What the losses say, as soon as there are some; what was said last stays while no pod tells anything new."""
+    outcome = seen.training.outcome
+    told = seen.progress or outcome
+    if told is None or "step" not in told:
+        return {
+            ConditionType(entry.type): Verdict(entry.status, _REASONS[entry.reason], entry.message)
+            for entry in before.conditions
+            if entry.type in (ConditionType.OVERFITTING, ConditionType.DIVERGED) and entry.reason in _REASONS
+        }
+    fine = Verdict("False", Reason.LEARNING, "The losses are as they should be.")
+    verdicts = {ConditionType.OVERFITTING: fine, ConditionType.DIVERGED: fine}
+    if evaluations := told.get("overfitting"):
+        said = (
+            f"The held-out loss was worse {evaluations} times in a row while the training loss fell. The best "
+            "checkpoint is what is exported; train on more rows, for fewer epochs, or set earlyStopping."
+        )
+        verdicts[ConditionType.OVERFITTING] = Verdict("True", Reason.OVERFITTING, said)
+    if outcome and outcome["outcome"] == Reason.DIVERGED:
+        said = shortened(redacted(str(outcome.get("message", ""))), MESSAGE_LIMIT)
+        verdicts[ConditionType.DIVERGED] = Verdict("True", Reason.DIVERGED, said)
+    return verdicts
 
 
 def _dataset(before: FineTuneJobStatus, check: Stage) -> Verdict:
@@ -225,7 +252,7 @@ def _progress(before: ProgressStatus, seen: Seen, outcome: Json | None) -> Progr
     if outcome:
         facts = {"step": outcome.get("last", before.step), "total_steps": outcome.get("total", before.total_steps)}
         best = {"best_step": outcome.get("step"), "best_eval_loss": (outcome.get("metrics") or {}).get("evalLoss")}
-        facts["last_checkpoint_step"] = facts["step"]
+        facts |= {"last_checkpoint_step": facts["step"], "eta_seconds": 0}
         # An evicted pod is gone and cannot be counted; the trainer has kept the number on its volume.
         return before.model_copy(update={**facts, **best, "restarts": max(restarts, outcome.get("restarts", 0))})
     now = seen.progress
@@ -240,6 +267,7 @@ def _progress(before: ProgressStatus, seen: Seen, outcome: Json | None) -> Progr
         best_eval_loss=_decimal(now.get("best_loss")) or before.best_eval_loss,
         best_step=now.get("best_step", before.best_step),
         tokens_per_second=now.get("tokens_per_second"),
+        eta_seconds=now.get("eta_seconds"),
         last_checkpoint_step=now.get("checkpoint"),
         restarts=restarts,
     )

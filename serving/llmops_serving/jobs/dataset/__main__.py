@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from llmops import names
 from llmops.api.fine_tune_job import FineTuneJobSpec
-from llmops_serving.jobs.dataset import check, fetch
+from llmops_serving.jobs.dataset import check, fetch, formats
 from llmops_serving.jobs.dataset.rendering import Renderer
 from llmops_serving.jobs.ending import Ended, Stopped, ended, log_to_stdout
 from llmops_serving.jobs.redaction import secrets_of
@@ -29,6 +29,7 @@ def arguments() -> argparse.ArgumentParser:
     say("--job", type=Path, required=True, help="the job's volume: prepared rows go to its data/")
     say("--model", type=Path, required=True, help="directory of the base model")
     say("--file", type=Path, help="the data where it is mounted; otherwise it is fetched from its source")
+    say("--test-file", type=Path, help="the same for the data of spec.evaluation.dataset")
     say("--endpoint", help="address of the object store")
     say("--allow-private", action="store_true", help="sources may be in private networks; metadata services never")
     say("--termination-log", type=Path, default=Path(names.TERMINATION_LOG), help="where the outcome is written")
@@ -49,18 +50,29 @@ def dataset(options: argparse.Namespace, environment: Mapping[str, str]) -> Ende
         raise Stopped("InvalidSpec", str(error.errors()[0]["msg"]), exit_code=2) from error
     settings.config(spec, options.model, options.job / "data")
     renderer = Renderer.of(options.model, max_length=settings.max_length(spec, options.model))
-    source = spec.dataset.source
-    file = (
-        _mounted(options.file, source)
-        if options.file
-        else fetch.fetched(
-            source, options.job / "fetched", environment, endpoint=options.endpoint, allow_private=options.allow_private
-        )
+    wanted = check.Wanted(
+        spec.dataset.format,
+        float(spec.dataset.eval_fraction),
+        formats.not_taught(spec.method),
+        spec.dataset.prepare,
     )
-    wanted = check.Wanted(spec.dataset.format, float(spec.dataset.eval_fraction), settings.not_taught(spec.method))
-    report = check.checked(file, source.rpartition("/")[2], wanted, renderer, options.job / "data")
+    file = _file(spec.dataset.source, options.file, options.job / "fetched", options, environment)
+    asked = spec.evaluation.dataset
+    test = _file(asked, options.test_file, options.job / "fetched-test", options, environment) if asked else None
+    report = check.checked(file, wanted, renderer, options.job / "data", test=test)
     log.info("checked", **report.facts())
     return Ended("DatasetValid", report.sentence(), facts=report.facts())
+
+
+def _file(
+    source: str, mounted: Path | None, folder: Path, options: argparse.Namespace, environment: Mapping[str, str]
+) -> check.File:
+    """Where the file of a source is, and what its author calls it."""
+    name = source.rpartition("/")[2]
+    if mounted:
+        return _mounted(mounted, source), name
+    reach = {"endpoint": options.endpoint, "allow_private": options.allow_private}
+    return fetch.fetched(source, folder, environment, **reach), name
 
 
 def _mounted(file: Path, source: str) -> Path:

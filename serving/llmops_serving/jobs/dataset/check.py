@@ -18,18 +18,20 @@ from typing import IO, Any, Literal
 import numpy as np
 import orjson
 
+from llmops.api.fine_tune_job import PrepareSpec
 from llmops_serving.jobs.dataset import formats
 from llmops_serving.jobs.dataset.formats import Format, Wrong
+from llmops_serving.jobs.dataset.preparation import Preparation
 from llmops_serving.jobs.dataset.reading import Broken, Row, invalid, rows
 from llmops_serving.jobs.dataset.rendering import Renderer
-from llmops_serving.jobs.dataset.split import Split, hashed, split
+from llmops_serving.jobs.dataset.split import Hashes, Split, hashed, split
 from llmops_serving.jobs.ending import Stopped
 
 QUOTED = 10
 LOOKED_AT = 100  # rows from which the format is told
 SAMPLE = 20_000  # rows whose tokens are counted; the rules are asked of all
 LEAST_ROWS = 2
-TRAIN, EVAL, REPORT, ROWS = "train.jsonl", "eval.jsonl", "report.json", "rows.jsonl"
+TRAIN, EVAL, TEST, REPORT, ROWS = "train.jsonl", "eval.jsonl", "test.jsonl", "report.json", "rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,13 @@ class Report:
     broken: int = 0
     duplicates: int = 0
     empty: int = 0
+    language: int = 0
+    short: int = 0
+    long: int = 0
+    masked: dict[str, int] = field(default_factory=dict)
     train: int = 0
     eval: int = 0
+    test: int = 0
     leaked: int = 0
     digest: str = ""
     tokens: Tokens | None = None
@@ -70,14 +77,19 @@ class Report:
     def sentence(self) -> str:
         """The good news in one sentence."""
         left_out = f", {self.duplicates} duplicates and {self.empty} empty answers left out"
-        leak = f" {self.leaked} held-out rows answer questions that are trained on." if self.leaked else ""
+        for count, why in ((self.language, "in other languages"), (self.short, "too short"), (self.long, "too long")):
+            left_out += f", {count} {why}" if count else ""
+        masked = ", ".join(f"{count} {kind}" for kind, count in self.masked.items())
+        left_out += f"; masked: {masked}" if masked else ""
+        test = f" {self.test} rows of the test file judge the result." if self.test else ""
+        leak = f" {self.leaked} {'test' if self.test else 'held-out'} rows answer questions that are trained on."
         cut = ""
         if self.tokens and self.tokens.truncated:
             share = 100 * self.tokens.truncated / self.tokens.rows
             cut = f" {share:.1f} % of rows are cut at max_length {self.tokens.max_length}."
         return (
             f"{self.rows} rows of format {self.format} ({self.file}): {self.train} to train on, {self.eval} held out"
-            f"{left_out}.{leak}{cut}"
+            f"{left_out}.{test}{leak if self.leaked else ''}{cut}"
         )
 
 
@@ -88,18 +100,25 @@ class Wanted:
     format: Literal["Auto"] | Format = "Auto"
     eval_fraction: float = 0.05
     not_taught: frozenset[Format] = frozenset()
+    prepare: PrepareSpec = field(default_factory=PrepareSpec)
 
 
-def checked(source: Path, name: str, wanted: Wanted, renderer: Renderer | None, folder: Path) -> Report:
-    """Check `source`, leave `train.jsonl`, `eval.jsonl` and `report.json` in `folder`.
+File = tuple[Path, str]  # where it is, and what its author calls it
+
+
+def checked(file: File, wanted: Wanted, renderer: Renderer | None, folder: Path, *, test: File | None = None) -> Report:
+    """Check a file of rows; leave `train.jsonl`, `eval.jsonl` and `report.json` in `folder`, of a test `test.jsonl`.
 
     Raises:
-        Stopped: DatasetInvalid, with the first bad rows by line and the report so far as facts.
+        Stopped: DatasetInvalid, with the first bad rows by line and the report so far as facts; InvalidSpec.
     """
     folder.mkdir(parents=True, exist_ok=True)
     report = Report()
     try:
-        _check((source, name), wanted, renderer, folder, report)
+        preparation = _preparation(wanted, renderer)
+        questions = _check(file, wanted, renderer, folder, (report, preparation))
+        if test:
+            _check_test(test, questions, folder, report, preparation)
     except Stopped as stopped:
         raise Stopped(stopped.outcome, str(stopped), facts=report.facts()) from stopped
     finally:
@@ -108,8 +127,18 @@ def checked(source: Path, name: str, wanted: Wanted, renderer: Renderer | None, 
     return report
 
 
-def _check(file: tuple[Path, str], wanted: Wanted, renderer: Renderer | None, folder: Path, report: Report) -> None:
-    name = file[1]
+def _preparation(wanted: Wanted, renderer: Renderer | None) -> Preparation:
+    try:
+        return Preparation(wanted.prepare, (lambda row: renderer.rendered(row).tokens) if renderer else None)
+    except ValueError as error:
+        raise Stopped("InvalidSpec", f"dataset.prepare: {error}.") from error
+
+
+def _check(
+    file: File, wanted: Wanted, renderer: Renderer | None, folder: Path, work: tuple[Report, Preparation]
+) -> Hashes:
+    """Returns what the rows that are trained on answer."""
+    name, (report, preparation) = file[1], work
     report.file, read = rows(*file)
     first = list(itertools.islice(read, LOOKED_AT))
     kind = wanted.format
@@ -118,26 +147,53 @@ def _check(file: tuple[Path, str], wanted: Wanted, renderer: Renderer | None, fo
         kind = found or _without_format(first, name)
     report.format = kind
     if kind in wanted.not_taught:
-        raise invalid(f"The rows are of format {kind}, which spec.method does not learn from.")
+        raise invalid(
+            f"The rows are of format {kind}, which spec.method does not learn from: of Text learns "
+            "ContinuedPretraining, of Preference DPO, and LoRA of the others."
+        )
     if renderer and kind == "Messages" and not renderer.chats:
         raise invalid("The base model has no chat template: use an instruction-tuned one, or prompt and completion.")
     contents, questions = array("Q"), array("Q")
     with (folder / ROWS).open("wb") as out:
-        for line, row in _judged(itertools.chain(first, read), kind, report):
+        for line, row in _judged(itertools.chain(first, read), kind, report, preparation):
             packed = orjson.dumps(row.value)
             contents.append(int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big"))
             questions.append(hashed(row.question))
             out.write(b"%d\t%s\n" % (line, packed))
-    _refuse_broken(report)
+    report.masked = dict(preparation.masked)
+    _refuse_broken(report, name)
     if len(contents) < LEAST_ROWS:
         raise invalid(f"{name} has {len(contents)} usable rows: give at least {LEAST_ROWS}, and better hundreds.")
-    sides = split(np.frombuffer(contents, np.uint64), np.frombuffer(questions, np.uint64), wanted.eval_fraction)
+    asked = np.frombuffer(questions, np.uint64)
+    sides = split(
+        np.frombuffer(contents, np.uint64), asked, wanted.eval_fraction, deduplicate=wanted.prepare.deduplicate
+    )
     report.duplicates = int((~sides.kept).sum())
     report.train, report.eval = int((sides.kept & ~sides.held_out).sum()), int(sides.held_out.sum())
     report.leaked = sides.leaked
     _write(folder, sides, renderer, report)
-    _refuse_broken(report)
+    _refuse_broken(report, name)
     _refuse_unlearnable(report)
+    return asked[sides.kept & ~sides.held_out]
+
+
+def _check_test(file: File, trained: Hashes, folder: Path, report: Report, preparation: Preparation) -> None:
+    """The author's own test rows: by the same rules; those that ask what is trained on are counted."""
+    _, read = rows(*file)
+    found = Report()
+    questions, contents = array("Q"), hashlib.sha256()
+    with (folder / TEST).open("wb") as out:
+        for _, row in _judged(read, report.format, found, preparation):  # type: ignore[arg-type]  # it is a Format
+            packed = orjson.dumps(row.value)
+            questions.append(hashed(row.question))
+            contents.update(packed)
+            out.write(packed + b"\n")
+    _refuse_broken(found, file[1])
+    if not questions:
+        raise invalid(f"{file[1]}, the test file, has no usable row of format {report.format}.")
+    report.test = len(questions)
+    report.leaked = int(np.isin(np.frombuffer(questions, np.uint64), trained).sum())
+    report.digest = f"sha256:{hashlib.sha256(f'{report.digest} {contents.hexdigest()}'.encode()).hexdigest()}"
 
 
 def _without_format(first: list[Row | Broken], name: str) -> Format:
@@ -150,19 +206,21 @@ def _without_format(first: list[Row | Broken], name: str) -> Format:
     raise invalid(f"The rows of {name} ({keys}) are of no known format. Rename their fields to one of {known}.")
 
 
-def _judged(read: Iterator[Row | Broken], kind: Format, report: Report) -> Iterator[tuple[int, formats.Example]]:
+def _judged(
+    read: Iterator[Row | Broken], kind: Format, report: Report, preparation: Preparation
+) -> Iterator[tuple[int, formats.Example]]:
     for row in read:
         report.rows += 1
         if isinstance(row, Broken):
             _quote(report, row.line, row.says)
             continue
         try:
-            judged = formats.example(row.value, kind)
+            judged = preparation.prepared(formats.example(row.value, kind), kind)
         except Wrong as wrong:
             _quote(report, row.line, str(wrong))
             continue
-        if judged.empty:
-            report.empty += 1
+        if isinstance(judged, str):
+            setattr(report, judged, getattr(report, judged) + 1)
         else:
             yield row.line, judged
 
@@ -173,11 +231,11 @@ def _quote(report: Report, line: int, says: str) -> None:
         report.quoted.append(f"line {line} {says}")
 
 
-def _refuse_broken(report: Report) -> None:
+def _refuse_broken(report: Report, name: str) -> None:
     if report.broken:
         more = f"; and {report.broken - QUOTED} more" if report.broken > QUOTED else ""
         raise invalid(
-            f"{report.broken} of {report.rows} rows cannot be used: {'; '.join(report.quoted)}{more}. "
+            f"{report.broken} of {report.rows} rows of {name} cannot be used: {'; '.join(report.quoted)}{more}. "
             "Mend or remove them and start again."
         )
 

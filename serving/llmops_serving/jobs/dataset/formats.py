@@ -18,6 +18,12 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 Json = dict[str, Any]
 
 
+def not_taught(method: str) -> frozenset[Format]:
+    """The formats that a method does not learn from."""
+    taught: dict[str, set[Format]] = {"ContinuedPretraining": {"Text"}, "DPO": {"Preference"}}
+    return frozenset(KEYS) - taught.get(method, {"Messages", "PromptCompletion", "Text"})
+
+
 class Wrong(Exception):
     """What is wrong with a row, to be read after `line 3 `."""
 
@@ -66,10 +72,7 @@ def example(value: Any, kind: Format) -> Example:
             prompt, completion = _text(value, "prompt"), _text(value, "completion")
             return Example({"prompt": prompt, "completion": completion}, prompt, not completion.strip())
         case "Preference":
-            parts = {key: _text(value, key) for key in KEYS[kind]}
-            if parts["chosen"] == parts["rejected"]:
-                raise Wrong("has the same text as chosen and as rejected, which says nothing")
-            return Example(dict(parts), parts["prompt"], not parts["chosen"].strip())
+            return _preference(value)
         case "Text":
             text = _text(value, "text")
             return Example({"text": text}, text, not text.strip())
@@ -79,7 +82,7 @@ def _messages(row: Json) -> Example:
     found = row["messages"]
     if not isinstance(found, list) or not found:
         raise Wrong(f"has {_described(found)} as messages, not a list of turns")
-    turns = [_turn(entry, number) for number, entry in enumerate(found)]
+    turns = _turns(found, "messages")
     roles = [turn["role"] for turn in turns]
     if any(role in ("system", "developer") for role in roles[1:]):
         raise Wrong("has a system message after the first turn")
@@ -87,12 +90,40 @@ def _messages(row: Json) -> Example:
         raise Wrong("has no assistant turn, so that there is nothing to learn")
     if roles[-1] != "assistant":
         raise Wrong(f"ends with a {roles[-1]} turn; the last one must be the assistant's")
-    question = "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns[:-1])
-    return Example({"messages": turns}, question, not turns[-1]["content"].strip())
+    return Example({"messages": turns}, _said(turns[:-1]), not turns[-1]["content"].strip())
 
 
-def _turn(entry: Any, number: int) -> dict[str, str]:
-    where = f"messages[{number}]"
+def _preference(row: Json) -> Example:
+    """Two answers to one prompt, as texts or, all three, as turns of a conversation."""
+    if isinstance(row["prompt"], list):
+        turns = {key: _turns(row[key], key) for key in KEYS["Preference"]}
+        if not turns["prompt"] or turns["prompt"][-1]["role"] == "assistant":
+            raise Wrong("has a prompt that does not end with what is to be answered")
+        for key in ("chosen", "rejected"):
+            if [turn["role"] for turn in turns[key]] != ["assistant"]:
+                raise Wrong(f"has {key} that is not one assistant turn")
+        prompt = _said(turns["prompt"])
+        chosen, rejected = turns["chosen"][0]["content"], turns["rejected"][0]["content"]
+        value: Json = dict(turns)
+    else:
+        value = {key: _text(row, key) for key in KEYS["Preference"]}
+        prompt, chosen, rejected = value["prompt"], value["chosen"], value["rejected"]
+    if chosen == rejected:
+        raise Wrong("has the same text as chosen and as rejected, which says nothing")
+    return Example(value, prompt, not chosen.strip())
+
+
+def _turns(found: Any, key: str) -> list[dict[str, str]]:
+    if not isinstance(found, list):
+        raise Wrong(f"has {_described(found)} as {key}, not a list of turns as prompt is")
+    return [_turn(entry, f"{key}[{number}]") for number, entry in enumerate(found)]
+
+
+def _said(turns: list[dict[str, str]]) -> str:
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+def _turn(entry: Any, where: str) -> dict[str, str]:
     if not isinstance(entry, dict):
         raise Wrong(f"has {_described(entry)} as {where}, not an object with role and content")
     role = entry.get("role")

@@ -68,11 +68,13 @@ class Renderer:
         return bool(self.tokenizer.chat_template)
 
     def rendered(self, row: Json) -> Rendered:
-        """The row in tokens.
+        """The row in tokens; of two answers to one prompt, the chosen one.
 
         Raises:
             Wrong: the template refuses it.
         """
+        if "chosen" in row:
+            return self._answered(row["prompt"], row["chosen"])
         if "messages" in row:
             text, spans = self._chat(row["messages"])
             return self._cut(*self._marked(text, spans))
@@ -80,10 +82,36 @@ class Renderer:
         if "text" in row:
             ids = [*self.tokenizer(row["text"])["input_ids"], *ending]
             return self._cut(ids, [True] * len(ids))
-        prompt = self.tokenizer(row["prompt"])["input_ids"]
-        answer = self.tokenizer(row.get("completion", row.get("chosen")), add_special_tokens=False)["input_ids"]
-        learned = [*answer, *ending]
-        return self._cut([*prompt, *learned], [False] * len(prompt) + [True] * len(learned))
+        return self._answered(row["prompt"], row["completion"])
+
+    def pair(self, row: Json) -> tuple[Rendered, Rendered]:
+        """A row of format Preference: the prompt with the chosen answer, and with the rejected one.
+
+        Raises:
+            Wrong: the template refuses it.
+        """
+        return self._answered(row["prompt"], row["chosen"]), self._answered(row["prompt"], row["rejected"])
+
+    def question(self, row: Json) -> tuple[list[int], str]:
+        """The tokens that are given to the model, and the answer that is hoped for; of Text there is no question."""
+        if "messages" in row:
+            asked, answer = row["messages"][:-1], row["messages"][-1]["content"]
+        else:
+            asked, answer = row["prompt"], row.get("completion", row.get("chosen"))
+        if isinstance(asked, str):
+            return list(self.tokenizer(asked)["input_ids"]), str(answer)
+        text = self._written(asked, answer=True)
+        said = answer if isinstance(answer, str) else answer[-1]["content"]
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]), said
+
+    def _answered(self, prompt: Any, answer: Any) -> Rendered:
+        if not isinstance(prompt, str):
+            text, spans = self._chat([*prompt, *answer])
+            return self._cut(*self._marked(text, spans[-1:]))
+        ending = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
+        asked = self.tokenizer(prompt)["input_ids"]
+        learned = [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], *ending]
+        return self._cut([*asked, *learned], [False] * len(asked) + [True] * len(learned))
 
     def _cut(self, ids: Sequence[int], learned: Sequence[bool]) -> Rendered:
         labels = [token if learn else IGNORED for token, learn in zip(ids, learned, strict=True)]

@@ -34,8 +34,8 @@ class Split:
     leaked: int
 
 
-def split(contents: Hashes, questions: Hashes, fraction: float) -> Split:
-    """Drop repeated contents and hold out a part of the rest.
+def split(contents: Hashes, questions: Hashes, fraction: float, *, deduplicate: bool = True) -> Split:
+    """Drop repeated contents, if wanted, and hold out a part of the rest.
 
     Rows of one question go to one side, or the evaluation would ask what was just learned; only where nearly all rows
     share one question, they are told apart by content, and the leak is counted.
@@ -44,8 +44,9 @@ def split(contents: Hashes, questions: Hashes, fraction: float) -> Split:
         contents: Hash of each row.
         questions: Hash of what each row answers.
         fraction: Part to hold out, 0 to 1; at least 50 rows (but no more than a fifth) and at most 2000.
+        deduplicate: Keep only the first of equal contents.
     """
-    kept = np.zeros(len(contents), dtype=np.bool_)
+    kept = np.full(len(contents), not deduplicate)
     kept[np.unique(contents, return_index=True)[1]] = True
     held_out = kept & _chosen(questions, kept, fraction)
     if fraction and not held_out.any():

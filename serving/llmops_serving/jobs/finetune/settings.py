@@ -12,27 +12,22 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
 from llmops.api.fine_tune_job import FineTuneJobSpec, LoraSpec
-from llmops_serving.jobs.dataset.formats import Format
 from llmops_serving.jobs.ending import Stopped
 
 MAX_LENGTH = 1024  # TRL's own default
 # An adapter starts at zero and takes ten times the rate that whole weights bear.
-LEARNING_RATES = {"LoRA": 2e-4, "QLoRA": 2e-4, "ContinuedPretraining": 1e-4, "Full": 2e-5}
+LEARNING_RATES = {"LoRA": 2e-4, "QLoRA": 2e-4, "ContinuedPretraining": 1e-4, "Full": 2e-5, "DPO": 5e-6}
+
+
+Config = SFTConfig | DPOConfig
 
 
 def refused(message: str) -> Stopped:
     """The spec asks for what cannot be."""
     return Stopped("InvalidSpec", message)
-
-
-def not_taught(method: str) -> frozenset[Format]:
-    """The formats that a method does not learn from."""
-    if method == "ContinuedPretraining":
-        return frozenset({"Messages", "PromptCompletion", "Preference"})
-    return frozenset({"Preference"})
 
 
 def max_length(spec: FineTuneJobSpec, model: Path) -> int:
@@ -66,7 +61,7 @@ def _value(text: int | str) -> int | float | bool | str:
     return text
 
 
-def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = True, held_out: bool = True) -> SFTConfig:
+def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = True, held_out: bool = True) -> Config:
     """The training configuration.
 
     Args:
@@ -81,12 +76,13 @@ def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = Tr
     """
     gpu = torch.cuda.is_available()
     chosen = values(spec)
-    known = {field.name for field in dataclasses.fields(SFTConfig)}
+    kind = DPOConfig if spec.method == "DPO" else SFTConfig
+    known = {field.name for field in dataclasses.fields(kind)}
     for name in chosen:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise refused(f"hyperparameters.{name} is not an argument of TRL's SFTConfig.{hint}")
+            raise refused(f"hyperparameters.{name} is not an argument of TRL's {kind.__name__}.{hint}")
     every = spec.checkpoint.every_steps
     ours: dict[str, Any] = {
         "output_dir": str(output),
@@ -111,7 +107,7 @@ def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = Tr
         "dataloader_pin_memory": gpu,
     }
     try:
-        return SFTConfig(**(defaults | chosen | ours))
+        return kind(**(defaults | chosen | ours))
     except (TypeError, ValueError) as error:
         raise refused(f"The hyperparameters do not go together: {' '.join(str(error).split())[:200]}") from error
 
