@@ -7,7 +7,7 @@ import difflib
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig
@@ -20,9 +20,7 @@ from llmops_serving.jobs.ending import Stopped
 MAX_LENGTH = 1024  # TRL's own default
 # An adapter starts at zero and takes ten times the rate that whole weights bear.
 LEARNING_RATES = {"LoRA": 2e-4, "QLoRA": 2e-4, "ContinuedPretraining": 1e-4, "Full": 2e-5, "DPO": 5e-6}
-
-
-Config = SFTConfig | DPOConfig
+Config: TypeAlias = SFTConfig | DPOConfig
 
 
 def refused(message: str) -> Stopped:
@@ -107,9 +105,10 @@ def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = Tr
         "dataloader_pin_memory": gpu,
     }
     try:
-        return kind(**(defaults | chosen | ours))
+        made: Config = kind(**(defaults | chosen | ours))
     except (TypeError, ValueError) as error:
         raise refused(f"The hyperparameters do not go together: {' '.join(str(error).split())[:200]}") from error
+    return made
 
 
 def lora(spec: FineTuneJobSpec) -> LoraConfig | None:
