@@ -145,6 +145,7 @@ class Values(Model):
     profiles: dict[str, Profile | None] = Field(description="Accelerators by the name users write; null removes one.")
     metrics: Metrics = Metrics()
     network_policy: Switch = Switch()
+    author_policy: Switch = Switch()
     test: Test = Test()
 
 

@@ -5,6 +5,7 @@ Between the two is the fault proxy, whose standing assertions therefore hold for
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -25,14 +26,16 @@ from tests.faultproxy.proxy import FaultProxy
 ROOT = Path(__file__).parents[2]
 SYSTEM = "llmops-system"
 ACCOUNT = f"system:serviceaccount:{SYSTEM}:llmops-operator"
-GROUPS = ["system:serviceaccounts", f"system:serviceaccounts:{SYSTEM}", "system:authenticated"]
-AUDIT = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "rules": [{"level": "Metadata", "users": [ACCOUNT], "omitStages": ["RequestReceived"]}, {"level": "None"}],
-}
+OURS = {"level": "Metadata", "userGroups": [f"system:serviceaccounts:{SYSTEM}"], "omitStages": ["RequestReceived"]}
+AUDIT = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [OURS, {"level": "None"}]}
 Json = dict[str, Any]
 T = TypeVar("T")
+
+
+def groups(account: str) -> list[str]:
+    """The groups of a service account."""
+    namespace = account.split(":")[2]
+    return ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
 
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = 30) -> T:
@@ -66,18 +69,24 @@ def audited_plane(directory: Path) -> Iterator[ProxiedPlane]:
         plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart())
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         plane.start_controllers()  # after the CRDs: the garbage collector looks for new kinds every 30 s only
-        with FaultProxy(plane.kubeconfig_for(ACCOUNT, GROUPS)) as plane.proxy:
+        with FaultProxy(plane.kubeconfig_for(ACCOUNT, groups(ACCOUNT))) as plane.proxy:
             yield plane
             assert plane.proxy.standing.violations == []
 
 
-def chart(*settings: str) -> str:
-    """CRDs and rights of the chart, without its pods."""
-    command = [tools.program("helm", "helm"), "template", "llmops", ROOT / "helm" / "llmops", "-n", SYSTEM, *settings]
+@functools.cache
+def rendered_chart(*settings: str, release: str = "llmops") -> tuple[Json, ...]:
+    """Every object of the chart, with these flags of helm."""
+    command = [tools.program("helm", "helm"), "template", release, ROOT / "helm" / "llmops", "-n", SYSTEM, *settings]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return tuple(document for document in yaml.safe_load_all(rendered) if document)
+
+
+def chart(*settings: str, release: str = "llmops") -> str:
+    """CRDs, rights and policies of the chart, without its pods."""
     kept = ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
-    documents = [document for document in yaml.safe_load_all(rendered) if document and document["kind"] in kept]
-    return yaml.safe_dump_all(documents)
+    kept += ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    return yaml.safe_dump_all(found for found in rendered_chart(*settings, release=release) if found["kind"] in kept)
 
 
 def configuration(**changes: Any) -> Json:
@@ -94,14 +103,27 @@ class Operator:
     """One operator process: the leader, unless another is and this one stands by."""
 
     def __init__(
-        self, plane: ProxiedPlane, directory: Path, *, name: str = "operator-0", port: int, standby: bool = False
+        self,
+        plane: ProxiedPlane,
+        directory: Path,
+        *,
+        name: str = "operator-0",
+        port: int,
+        standby: bool = False,
+        account: str | None = None,
+        settings: Json | None = None,
     ) -> None:
+        """`account` is another than the chart's, past the proxy; `settings` are changes of the configuration."""
         self.log = directory / f"{name}.log"
-        config = directory / "config.yaml"
-        config.write_text(json.dumps(configuration()))
+        config = directory / f"{name}.yaml"
+        config.write_text(json.dumps(configuration(**settings or {})))
+        if account:
+            kubeconfig = plane.kubeconfig_for(account, groups(account))
+        else:
+            kubeconfig = plane.proxy.kubeconfig(directory / f"{name}.kubeconfig", name)
         environment = {
             **os.environ,
-            "KUBECONFIG": str(plane.proxy.kubeconfig(directory / f"{name}.kubeconfig", name)),
+            "KUBECONFIG": str(kubeconfig),
             "LLMOPS_CONFIG": str(config),
             "LLMOPS_NAMESPACE": SYSTEM,
             "LLMOPS_HEALTH_PORT": str(port),

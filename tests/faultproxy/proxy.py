@@ -3,7 +3,7 @@
 Operators reach it over plain HTTP on loopback and say who they are by their token; it speaks to the API server as the
 account whose rights are under test::
 
-    with FaultProxy(plane.kubeconfig_for(ACCOUNT, GROUPS)) as proxy:
+    with FaultProxy(plane.kubeconfig_for(account, groups)) as proxy:
         proxy.plan[("default", 3)] = Fault.LOST
         ...
         assert proxy.standing.violations == []

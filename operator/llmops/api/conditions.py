@@ -34,6 +34,10 @@ class ConditionType(StrEnum):
     """The loss on held-out rows rises while the loss on training rows falls. True is the warning."""
     DIVERGED = "Diverged"
     """The loss is not a number, or three times what it was at first."""
+    RECONCILING = "Reconciling"
+    """There only while the present spec is not reached yet, for tools that follow kstatus (Flux, `kubectl wait`)."""
+    STALLED = "Stalled"
+    """There only while nothing but a change by somebody helps; kstatus calls the object failed then."""
 
 
 class Reason(StrEnum):

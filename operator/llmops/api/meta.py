@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -59,6 +59,12 @@ class StatusModel(BaseModel):
     """Part of what the operator reports: read leniently, because an older or newer operator may have written it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+    @field_validator("observed_generation", mode="before", check_fields=False)
+    @classmethod
+    def _never_looked_at(cls, value: Any) -> Any:
+        """The schema's default for a new object is -1, which tells kstatus to wait for the operator."""
+        return 0 if value == -1 else value
 
 
 class ObjectMeta(BaseModel):

@@ -41,10 +41,21 @@ def structural(model: type[KubeObject]) -> Json:
             "kind": {"type": "string", "description": fields["kind"]["description"]},
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}},
             "spec": _Inliner(definitions, defaults=True).schema(fields["spec"], "spec"),
-            "status": _Inliner(definitions, defaults=False).schema(fields["status"], "status"),
+            "status": _unseen(_Inliner(definitions, defaults=False).schema(fields["status"], "status")),
         },
     }
     return schema | ({VALIDATIONS: printed[VALIDATIONS]} if VALIDATIONS in printed else {})
+
+
+def _unseen(status: Json) -> Json:
+    """A new object says that nobody has looked at it: without that, kstatus takes it for finished."""
+    generation = {**status["properties"]["observedGeneration"], "minimum": -1}
+    generation["description"] += " -1: nobody has looked yet."
+    return {
+        **status,
+        "properties": {**status["properties"], "observedGeneration": generation},
+        "default": {"observedGeneration": -1},
+    }
 
 
 class _Inliner:

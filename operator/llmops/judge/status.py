@@ -13,7 +13,7 @@ from typing import Any
 from llmops.api.conditions import ConditionType, Reason
 from llmops.api.llm_deployment import LLMDeployment, LLMDeploymentStatus
 from llmops.judge import pods
-from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, conditions, in_order, shortened
+from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, abnormal, conditions, in_order, shortened
 from llmops.judge.weights import Weights
 
 Json = dict[str, Any]
@@ -28,6 +28,8 @@ _ORDER: tuple[str, ...] = (
     ConditionType.WEIGHTS_READY,
     ConditionType.PROGRESSING,
     ConditionType.SCALING_ACTIVE,
+    ConditionType.RECONCILING,
+    ConditionType.STALLED,
 )
 
 
@@ -69,9 +71,10 @@ class Serving:
 
 def refused(llm_status: LLMDeploymentStatus, generation: int, verdict: Verdict, now: datetime) -> LLMDeploymentStatus:
     """The status of a spec that cannot be acted on; what runs is left running and still reported."""
-    kept = [c for c in llm_status.conditions if c.type not in (ConditionType.ACCEPTED, ConditionType.PROGRESSING)]
+    verdicts = {ConditionType.ACCEPTED: verdict, ConditionType.PROGRESSING: verdict, **abnormal(verdict, settled=False)}
+    replaced = {*verdicts, ConditionType.RECONCILING, ConditionType.STALLED}
+    kept = [c for c in llm_status.conditions if c.type not in replaced]
     ready = next((c for c in kept if c.type == ConditionType.READY), None)
-    verdicts = {ConditionType.ACCEPTED: verdict, ConditionType.PROGRESSING: verdict}
     if ready is None or ready.status != "True":
         verdicts[ConditionType.READY] = verdict
         kept = [c for c in kept if c.type != ConditionType.READY]
@@ -94,12 +97,14 @@ def of(
     now: datetime,
 ) -> LLMDeploymentStatus:
     """The whole status."""
+    moving = progress(serving, weights, desired, now)
     verdicts = {
         ConditionType.READY: readiness(llm, serving, weights, desired),
         ConditionType.ACCEPTED: Verdict("True", Reason.ACCEPTED, "The spec is valid and acted on."),
         ConditionType.WEIGHTS_READY: weights.verdict,
-        ConditionType.PROGRESSING: progress(serving, weights, desired, now),
+        ConditionType.PROGRESSING: moving,
         ConditionType.SCALING_ACTIVE: scaling,
+        **abnormal(moving, settled=moving.reason == Reason.UP_TO_DATE),
     }
     before = llm.status
     return LLMDeploymentStatus(

@@ -15,7 +15,7 @@ from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.fine_tune_status import ArtifactStatus, FineTuneJobStatus, ProgressStatus
 from llmops.judge import outcomes, pods
 from llmops.judge.redaction import redacted
-from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, conditions, in_order, shortened
+from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, abnormal, conditions, in_order, shortened
 
 Json = dict[str, Any]
 
@@ -27,6 +27,8 @@ _ORDER = (
     ConditionType.FAILED,
     ConditionType.OVERFITTING,
     ConditionType.DIVERGED,
+    ConditionType.RECONCILING,
+    ConditionType.STALLED,
 )
 _REASONS = {reason.value: reason for reason in Reason}
 _ACCEPTED = Verdict("True", Reason.ACCEPTED, "The spec is valid and acted on.")
@@ -105,6 +107,8 @@ def of(job: FineTuneJob, seen: Seen, *, claim: str, waiting: str, now: datetime)
         ConditionType.RUNNING: Verdict("False", state.reason, state.message) if done else state,
         ConditionType.COMPLETE: state if done else Verdict("False", state.reason, state.message),
         ConditionType.FAILED: Verdict("True" if failed else "False", state.reason, state.message),
+        **({ConditionType.STALLED: Verdict("True", state.reason, state.message)} if failed else {}),
+        **({} if failed else abnormal(state, settled=done or job.spec.suspend)),
     }
     verdicts |= _learning(before, seen)
     outcome = seen.training.outcome if done else None
@@ -124,7 +128,9 @@ def refused(job: FineTuneJobStatus, generation: int, verdict: Verdict, now: date
     if over(job):
         return job
     verdicts = {ConditionType.ACCEPTED: verdict, ConditionType.RUNNING: verdict, ConditionType.COMPLETE: verdict}
-    kept = [condition for condition in job.conditions if condition.type not in verdicts]
+    verdicts |= abnormal(verdict, settled=False)
+    replaced = {*verdicts, ConditionType.RECONCILING, ConditionType.STALLED}
+    kept = [condition for condition in job.conditions if condition.type not in replaced]
     stamped = conditions(verdicts, job.conditions, order=_ORDER, generation=generation, now=now)
     return job.model_copy(update={"observed_generation": generation, "conditions": in_order([*stamped, *kept], _ORDER)})
 

@@ -12,6 +12,31 @@ from llmops.api.meta import Condition
 
 MESSAGE_LIMIT = 1024
 
+# What no time heals: somebody has to change the spec or the cluster. What is not listed may pass by itself (a node
+# that an autoscaler adds, a quota that is freed, a throttled source), and whoever waits should go on waiting.
+_FINAL = {
+    Reason.INVALID_SPEC,
+    Reason.UNKNOWN_PROFILE,
+    Reason.MISSING_CRD,
+    Reason.NAME_TAKEN,
+    Reason.CONFLICT,
+    Reason.FORBIDDEN,
+    Reason.MODEL_NOT_FOUND,
+    Reason.MODEL_AUTH_FAILED,
+    Reason.SECRET_NOT_FOUND,
+    Reason.SOURCE_FORBIDDEN,
+    Reason.SOURCE_INVALID,
+    Reason.DISK_FULL,
+    Reason.CHECKSUM_MISMATCH,
+    Reason.UNSAFE_MODEL,
+    Reason.WEIGHTS_FAILED,
+    Reason.OUT_OF_MEMORY,
+    Reason.ENGINE_ARGS_INVALID,
+    Reason.CRASH_LOOPING,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.ROLLOUT_BLOCKED,
+}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -20,6 +45,20 @@ class Verdict:
     status: Literal["True", "False", "Unknown"]
     reason: Reason
     message: str
+
+
+def abnormal(state: Verdict, *, settled: bool) -> dict[ConditionType, Verdict]:
+    """What kstatus looks for: `Stalled` or `Reconciling`, each there only while it is true.
+
+    Args:
+        state: What the object is doing now, or what keeps it from doing it.
+        settled: Whether the present spec is reached, or given up for good.
+    """
+    if state.status == "False" and state.reason in _FINAL:
+        return {ConditionType.STALLED: Verdict("True", state.reason, state.message)}
+    if settled:
+        return {}
+    return {ConditionType.RECONCILING: Verdict("True", state.reason, state.message)}
 
 
 def shortened(text: str, limit: int = 256) -> str:

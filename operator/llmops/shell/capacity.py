@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from llmops.shell.cluster import Cluster, Refused
+from llmops.shell.cluster import Cluster
 from llmops.shell.resources import NODE, POD
 
 
 async def sentence(cluster: Cluster, resource: str, count: int) -> str:
-    """How much of `resource` the nodes have and how much is free, for the reader of a pod that waits for `count`.
-
-    Empty where the operator may not read nodes (a namespaced installation).
-    """
-    try:
-        nodes, _ = await cluster.list(NODE)
-        pods, _ = await cluster.list(POD, query={"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"})
-    except Refused:
-        return ""
+    """How much of `resource` the nodes have and how much is free, for the reader of a pod that waits for `count`."""
+    nodes, _ = await cluster.list(NODE)
+    pods, _ = await cluster.list(POD, query={"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"})
     total = {
         node["metadata"]["name"]: int(node["status"].get("allocatable", {}).get(resource, 0))
         for node in nodes

@@ -23,6 +23,7 @@ Json = dict[str, Any]
 log = structlog.get_logger()
 
 RETRY_SECONDS = (0.5, 15.0)
+UNSERVED_SECONDS = 30.0
 
 
 @dataclass(frozen=True, order=True)
@@ -63,10 +64,13 @@ class Mirror:
         cluster: Cluster,
         resources: Iterable[Resource],
         *,
+        optional: Iterable[Resource] = (),
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
     ) -> None:
+        """`optional` kinds are followed once the cluster serves them; being whole does not wait for them."""
         self._cluster, self._resources, self._on_change = cluster, tuple(resources), on_change
+        self._optional = tuple(optional)
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._objects: dict[tuple[str, str, str], tuple[bytes, frozenset[Key]]] = {}
         self._by_owner: dict[Key, set[tuple[str, str, str]]] = defaultdict(set)
@@ -87,6 +91,20 @@ class Mirror:
             for resource in self._resources:
                 for namespace in self._namespaces:
                     group.create_task(self._follow(resource, namespace))
+            for resource in self._optional:
+                group.create_task(self._await_and_follow(resource))
+
+    async def _await_and_follow(self, resource: Resource) -> None:
+        while True:
+            try:
+                if await self._cluster.serves(resource):
+                    break
+            except (Unavailable, Refused) as error:
+                log.warning("cannot ask for a kind", kind=resource.kind, error=str(error))
+            await asyncio.sleep(UNSERVED_SECONDS)
+        async with asyncio.TaskGroup() as group:
+            for namespace in self._namespaces:
+                group.create_task(self._follow(resource, namespace))
 
     async def _follow(self, resource: Resource, namespace: str | None) -> None:
         query = {"labelSelector": names.selector(names.MANAGED_BY)}

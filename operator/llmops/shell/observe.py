@@ -86,6 +86,8 @@ async def _adapters(llm: LLMDeployment, world: World) -> dict[str, adapters.Foun
 
 
 async def _free(llm: LLMDeployment, engines: Sequence[Json], world: World) -> str:
+    if world.config.namespaces:
+        return ""  # nodes, and whose pods are on them, are not for an operator of some namespaces to see
     resource = engine.profile(llm, world.config).resource
     problem = pods.trouble(engines)
     if problem is None or problem.reason != Reason.WAITING_FOR_GPU or resource is None:

@@ -24,6 +24,7 @@ from llmops.shell.resources import (
     DEPLOYMENT,
     FINE_TUNE_JOB,
     JOB,
+    LEADER_WORKER_SET,
     LLM_DEPLOYMENT,
     NETWORK_POLICY,
     PERSISTENT_VOLUME_CLAIM,
@@ -116,7 +117,9 @@ class Process:
             if (after := sizes.moved(key)) is not None:
                 wakeups.wake(key, after=after.total_seconds())
 
-        mirror = Mirror(cluster, CHILDREN, namespaces=self._config.namespaces, on_change=wake)
+        mirror = Mirror(
+            cluster, CHILDREN, optional=(LEADER_WORKER_SET,), namespaces=self._config.namespaces, on_change=wake
+        )
         signals = Signals(on_change=woken_by_load)
         sizes = Sizes(signals, _now)
         self._metrics.watch_queue(lambda: wakeups.depth, lambda: wakeups.lateness)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,33 +122,40 @@ def _key(found: dict[str, Any]) -> str:
 class ClusterDiscovery:
     """Tells `apply` a new table after every change of the deployments or of their endpoints."""
 
-    def __init__(self, access: Access, apply: Callable[[Table], None], namespace: str = "") -> None:
-        """All namespaces, or one."""
-        scope = f"/namespaces/{namespace}" if namespace else ""
+    def __init__(self, access: Access, apply: Callable[[Table], None], namespaces: Sequence[str] = ()) -> None:
+        """All namespaces, or those given: one watch each, because rights in them allow no other."""
         self._apply = apply
         self._changed = asyncio.Event()
-        self._deployments = Watch(
-            access, f"/apis/{names.GROUP}/{names.VERSION}{scope}/llmdeployments", "", self._changed.set
-        )
-        self._slices = Watch(
-            access, f"/apis/discovery.k8s.io/v1{scope}/endpointslices", names.LABEL_DEPLOYMENT, self._changed.set
-        )
+        scopes = [f"/namespaces/{namespace}" for namespace in namespaces] or [""]
+        self._deployments = [
+            Watch(access, f"/apis/{names.GROUP}/{names.VERSION}{scope}/llmdeployments", "", self._changed.set)
+            for scope in scopes
+        ]
+        self._slices = [
+            Watch(access, f"/apis/discovery.k8s.io/v1{scope}/endpointslices", names.LABEL_DEPLOYMENT, self._changed.set)
+            for scope in scopes
+        ]
 
     async def run(self) -> None:
         """Until cancelled. The first table comes when both kinds were listed."""
+        watches = [*self._deployments, *self._slices]
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._deployments.run())
-            group.create_task(self._slices.run())
-            await self._deployments.synced.wait()
-            await self._slices.synced.wait()
+            for watch in watches:
+                group.create_task(watch.run())
+            for watch in watches:
+                await watch.synced.wait()
             last: list[Model] | None = None
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                models = from_cluster(self._deployments.objects.values(), self._slices.objects.values())
+                models = from_cluster(_found(self._deployments), _found(self._slices))
                 if models != last:  # most changes of a deployment are of its status
                     last = models
                     self._apply(table(models))
+
+
+def _found(watches: Sequence[Watch]) -> list[dict[str, Any]]:
+    return [found for watch in watches for found in watch.objects.values()]
 
 
 class KeyDiscovery:

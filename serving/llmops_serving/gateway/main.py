@@ -44,7 +44,7 @@ class Settings:
     metrics_port: int
     routes: Path | None
     kubeconfig: Path | None
-    namespace: str
+    namespaces: tuple[str, ...]
     key_namespace: str | None
     drain_seconds: float
     identity: str
@@ -68,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--routes", type=Path, help="serve a static list of models instead of a cluster's")
     flags.add_argument("--kubeconfig", type=Path, help="find models in this cluster; default: the one we run in")
-    flags.add_argument("--namespace", default="", help="serve the models of one namespace only; or LLMOPS_NAMESPACE")
+    flags.add_argument(
+        "--namespace", action="append", default=[], help="serve the models of this namespace only; may be repeated"
+    )
     flags.add_argument(
         "--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)"
     )
@@ -92,7 +94,7 @@ def settings(arguments: list[str], environment: dict[str, str]) -> Settings:
         metrics_port=given.metrics_port,
         routes=given.routes,
         kubeconfig=given.kubeconfig,
-        namespace=given.namespace or environment.get("LLMOPS_NAMESPACE", ""),
+        namespaces=tuple(given.namespace),
         key_namespace=(given.key_namespace or environment.get("POD_NAMESPACE", "default"))
         if given.require_keys
         else None,
@@ -185,7 +187,7 @@ def _discoveries(chosen: Settings, gateway: Gateway) -> list[Discovery]:
         access = kubernetes.from_kubeconfig(chosen.kubeconfig)
     else:
         access = kubernetes.in_cluster(os.environ)
-    found: list[Discovery] = [ClusterDiscovery(access, gateway.apply, chosen.namespace)]
+    found: list[Discovery] = [ClusterDiscovery(access, gateway.apply, chosen.namespaces)]
     if chosen.key_namespace is not None:
         found.append(KeyDiscovery(access, gateway.admit_keys, chosen.key_namespace))
     return found
