@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field
 
 from hack.cluster import tools
-from llmops.config import Model, Profile
+from llmops.config import Config, Model, Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "llmops"
@@ -168,6 +168,18 @@ def install() -> str:
     return f"# Printed by `python -m hack.chart --write`: the chart with its defaults.\n{namespace}{rendered}"
 
 
+def images(rendered: str) -> str:
+    """images.txt: what a registry has to hold before the chart is installed with its defaults."""
+    documents = [document for document in yaml.safe_load_all(rendered) if document]
+    pods = [document["spec"]["template"]["spec"] for document in documents if document["kind"] == "Deployment"]
+    ours = {container["image"] for pod in pods for container in pod["containers"]}
+    (config,) = (document["data"]["config.yaml"] for document in documents if document["kind"] == "ConfigMap")
+    operator = Config.model_validate(yaml.safe_load(config))
+    ours |= {operator.images.jobs, operator.images.trainer}
+    engines = {profile.image for profile in operator.profiles.values()}
+    return "".join(f"{image}\n" for image in sorted(ours | engines))
+
+
 def readme() -> str:
     """The chart's README: every value with its default and meaning."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -183,6 +195,8 @@ def readme() -> str:
             "    helm install llmops helm/llmops --namespace llmops-system --create-namespace --wait",
             "",
             f"Profiles that ship: {profiles}. No other software is required in the cluster.",
+            "",
+            "`images.txt` lists the images to mirror; `global.imageRegistry` names the registry, `digest` pins an image.",
             "",
             "| value | default | meaning |",
             "|---|---|---|",
@@ -215,8 +229,23 @@ def _rows(whole: Json) -> list[tuple[str, str]]:
 
 
 def files() -> dict[Path, str]:
-    """Every generated file with its content; the schema and CRDs come first, because helm reads them."""
+    """Every generated file that helm reads, with its content."""
     return {CHART / "values.schema.json": schema(), **crds(), CHART / "README.md": readme()}
+
+
+def renderings() -> dict[Path, str]:
+    """Every generated file that helm prints, with its content."""
+    rendered = install()
+    return {ROOT / "manifests" / "install.yaml": rendered, CHART / "images.txt": images(rendered)}
+
+
+def compared(wanted: dict[Path, str], *, write: bool) -> list[Path]:
+    """The files that are not as wanted; with `write`, they are afterwards."""
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    for path in stale if write else ():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path])
+    return [path.relative_to(ROOT) for path in stale]
 
 
 def main() -> int:
@@ -224,15 +253,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the files instead of comparing")
     write = parser.parse_args().write
-    stale = []
-    for path, content in (*files().items(), (ROOT / "manifests" / "install.yaml", None)):
-        text = content if content is not None else install()
-        if path.exists() and path.read_text() == text:
-            continue
-        stale.append(path.relative_to(ROOT))
-        if write:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+    stale = [*compared(files(), write=write), *compared(renderings(), write=write)]
     for path in stale:
         print(("wrote " if write else "stale: ") + str(path))
     return 0 if write or not stale else 1
