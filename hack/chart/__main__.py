@@ -196,7 +196,7 @@ def readme() -> str:
             "",
             f"Profiles that ship: {profiles}. No other software is required in the cluster.",
             "",
-            "`images.txt` lists the images to mirror; `global.imageRegistry` names the registry, `digest` pins an image.",
+            "`images.txt` lists the images to mirror; `global.imageRegistry` names the registry, `digest` pins one.",
             "",
             "| value | default | meaning |",
             "|---|---|---|",
