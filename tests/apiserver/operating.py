@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ class ProxiedPlane(ControlPlane):
 
 
 @contextmanager
-def audited_plane(directory: Path) -> Iterator[ProxiedPlane]:
+def audited_plane(directory: Path, controller_args: Sequence[str] = ()) -> Iterator[ProxiedPlane]:
     """A control plane with the CRDs, the chart's rights, and a log of every request the operator makes.
 
     At its end, the standing assertions must have held for all of them.
@@ -64,7 +64,7 @@ def audited_plane(directory: Path) -> Iterator[ProxiedPlane]:
     policy, log = directory / "policy.yaml", directory / "audit.log"
     policy.write_text(json.dumps(AUDIT))
     arguments = [f"--audit-policy-file={policy}", f"--audit-log-path={log}", "--audit-log-mode=blocking"]
-    with ProxiedPlane(apiserver_args=arguments) as plane:
+    with ProxiedPlane(apiserver_args=arguments, controller_args=controller_args) as plane:
         plane.kubectl("create", "namespace", SYSTEM)
         plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart())
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")

@@ -392,7 +392,11 @@ def slice_of(*endpoints: dict[str, Any], owner: str = "support") -> dict[str, An
 
 
 def llmd(**status: Any) -> dict[str, Any]:
-    spec = {"model": {"servedName": "help"}, "adapters": [{"name": "t"}], "gateway": {"holdSeconds": 5}}
+    spec = {
+        "model": {"servedName": "help"},
+        "adapters": [{"name": "t"}],
+        "gateway": {"holdSeconds": 5, "prefixAffinity": False},
+    }
     return {"metadata": {"name": "support", "namespace": "a", "generation": 2}, "spec": spec, "status": status}
 
 
@@ -414,7 +418,7 @@ def test_models_are_what_the_cluster_says() -> None:
         ],
     )
     pods = (Endpoint("10.0.0.1", 8000, "p"), Endpoint("10.0.0.2", 8000, ready=False), Endpoint("10.0.0.4", 8000))
-    assert seen == [Model("a", "support", "help", ("t",), pods, hold_seconds=5)]
+    assert seen == [Model("a", "support", "help", ("t",), pods, hold_seconds=5, prefix_affinity=False)]
 
 
 FAILURES = [

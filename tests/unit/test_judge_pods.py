@@ -111,3 +111,8 @@ def test_the_trouble_a_reader_can_mend_comes_first() -> None:
 
 def test_an_error_line_is_at_most_256_characters() -> None:
     assert len(pods.last_error("ValueError: " + "x" * 5000)) == 256
+
+
+def test_a_ready_pod_without_a_time_is_ready_since_its_creation() -> None:
+    found = pod(conditions=[{"type": "Ready", "status": "True", "lastTransitionTime": None}])
+    assert str(pods.ready_since([found])) == "2026-01-01 00:00:00+00:00"

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmops.api.problem import NeedsUser
 from llmops.judge import schedule
 from llmops.judge.load import Load, Meter, certain_rate
-from llmops.judge.scaling import Decision, Limits, Memory, Reason, Scale, decide
+from llmops.judge.scaling import Change, Decision, Limits, Memory, Reason, Scale, decide
 from llmops.judge.schedule import Schedule
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)  # a Monday
@@ -212,6 +213,30 @@ def test_the_condition_does_not_move_while_nothing_happens() -> None:
     assert "1 to 2: 24 requests in flight" in after_step[2]
 
 
+def test_a_first_start_that_waits_for_its_weights_began_once() -> None:
+    first = decide(LIMITS, idle(0), Scale(), NOW)
+    later = decide(LIMITS, idle(0), Scale(), NOW + seconds(40), first.memory)
+    assert later.reason is Reason.FIRST_START
+    assert later.condition == first.condition
+
+
+def test_a_restarted_process_tells_the_last_change_that_status_knows() -> None:
+    change = Change(LONG_AGO, 1, 2, Reason.DEMAND_ROSE, "24 requests in flight")
+    decision = decide(LIMITS, busy(30), running(2), NOW, Memory(last=change))
+    assert "Last change: 1 to 2: 24 requests in flight (DemandRose, 2026-11-22T12:00:00Z)." in decision.condition[2]
+
+
+def test_load_that_is_unknown_for_a_moment_is_nobodys_business() -> None:
+    story = Story(LIMITS, 3, SEEN_LONG)
+    before = story.at(0, busy(40)).condition
+    moment = story.at(1, None)
+    assert (moment.replicas, moment.reason, moment.condition) == (3, Reason.LOAD_UNKNOWN, before)
+    assert moment.again == seconds(15)
+    longer = story.at(17, None)
+    assert (longer.replicas, longer.condition[:2]) == (3, (False, Reason.LOAD_UNKNOWN))
+    assert story.at(18, busy(40)).condition == before
+
+
 def test_schedules_raise_the_floor_and_lower_it_again() -> None:
     limits = replace(
         LIMITS,
@@ -315,6 +340,19 @@ def test_many_requests_are_certain() -> None:
             "2026-03-29T01:00:00+00:00",
             id="the hour that summer time skips",
         ),
+        pytest.param(
+            "30 2 * * *",
+            "Europe/Berlin",
+            "2026-10-25T12:00:00+00:00",
+            "2026-10-25T00:30:00+00:00",
+            id="the hour that winter time repeats comes once",
+        ),
+        pytest.param(
+            "0 7 * * *", "Europe/Berlin", "2026-03-28T12:00:00+00:00", "2026-03-28T06:00:00+00:00", id="seven in winter"
+        ),
+        pytest.param(
+            "0 7 * * *", "Europe/Berlin", "2026-03-29T12:00:00+00:00", "2026-03-29T05:00:00+00:00", id="seven in summer"
+        ),
         pytest.param("0 0 30 2 *", "UTC", "2026-11-23T00:00:00+00:00", None, id="a date that never comes"),
     ],
 )
@@ -328,5 +366,5 @@ def test_the_last_firing(cron: str, zone: str, now: str, fired: str | None) -> N
     [("0 7 * *", "UTC"), ("0 25 * * *", "UTC"), ("0 7 * * *", "Europe/Atlantis"), ("0 7 * * *", "../etc")],
 )
 def test_a_schedule_nobody_can_follow_is_refused(cron: str, zone: str) -> None:
-    with pytest.raises(schedule.InvalidScheduleError):
-        schedule.checked(cron, zone)
+    with pytest.raises(NeedsUser, match="A schedule cannot be followed"):
+        schedule.check(cron, zone)

@@ -208,6 +208,11 @@ class GatewaySpec(SpecModel):
     request_timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] = Field(
         default=600, description="How long a replica may take to finish an answer, in seconds. Default: 600."
     )
+    prefix_affinity: bool = Field(
+        default=True,
+        description="Send prompts that begin alike to the replica that has their beginning in its cache, as long as "
+        "its load stays near the others'; false: always to the least loaded. Default: true.",
+    )
 
 
 class LLMDeploymentSpec(SpecModel):

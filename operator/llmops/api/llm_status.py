@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from pydantic import Field
@@ -46,6 +47,16 @@ class AdapterStatus(StatusModel):
     message: str | None = Field(default=None, max_length=512, description="What it waits for, while it is not there.")
 
 
+class LastScale(StatusModel):
+    """The last time the autoscaler changed the number of replicas; kept here because Events are gone after an hour."""
+
+    time: datetime = Field(description="When it was decided (RFC 3339, UTC).")
+    from_replicas: Count = Field(description="Replicas before.")
+    to_replicas: Count = Field(description="Replicas from then on.")
+    reason: str = Field(max_length=64, description="Why, as one word. Example: DemandRose.")
+    message: str = Field(default="", max_length=512, description="Why, as a sentence with the load that was measured.")
+
+
 class LLMDeploymentStatus(StatusModel):
     """What is so."""
 
@@ -57,6 +68,9 @@ class LLMDeploymentStatus(StatusModel):
     ready_replicas: Count = Field(default=0, description="Replicas that answer requests.")
     desired_replicas: Count | None = Field(
         default=None, description="Replicas that should exist now: spec.replicas, or what load asks for."
+    )
+    last_scale: LastScale | None = Field(
+        default=None, description="The last change of size by load; `kubectl describe` shows earlier ones as Events."
     )
     selector: str | None = Field(
         default=None, max_length=1024, description="Label selector of the pods, for HorizontalPodAutoscalers."

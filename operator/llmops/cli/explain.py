@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmops import names
-from llmops.cli.cluster import Cluster, Context, Json, Namespace, Refused
+from llmops.cli.cluster import NO, CliError, Cluster, Context, Json, Namespace, Refused
 from llmops.cli.output import Form, Output, now, print_json
 from llmops.cli.status import conditions
 from llmops.shell import resources
@@ -29,6 +29,7 @@ def _group() -> None:
 def scaling(name: Name, *, namespace: Namespace = None, context: Context = None, output: Output = Form.TEXT) -> None:
     """Why a model has the number of replicas it has."""
     from llmops.api.llm_deployment import LLMDeployment  # noqa: PLC0415 - pydantic takes its time
+    from llmops.api.problem import NeedsUser  # noqa: PLC0415
     from llmops.judge.scaling import Limits  # noqa: PLC0415
 
     cluster = Cluster(context, namespace)
@@ -38,7 +39,10 @@ def scaling(name: Name, *, namespace: Namespace = None, context: Context = None,
         events = _events(cluster, manifest)
     except Refused as refusal:
         raise refusal.exit() from refusal
-    limits = Limits.of(LLMDeployment.from_manifest(manifest).spec)
+    try:
+        limits = Limits.of(LLMDeployment.from_manifest(manifest).spec)
+    except NeedsUser as problem:
+        raise CliError(problem.message, NO) from problem
     state, at = manifest.get("status", {}), now()
     facts = {
         "limits": _limits(limits, at),
@@ -83,9 +87,7 @@ def _events(cluster: Cluster, manifest: Json) -> list[Json]:
         if refusal.status != 403:
             raise
         return []
-    from llmops.judge.scaling import Reason  # noqa: PLC0415
-
-    mine = [each for each in events if each.get("reason") in set(Reason) or each.get("action") == "Scale"]
+    mine = [each for each in events if each.get("action") == "Scale"]
     mine.sort(key=lambda each: str(each.get("eventTime") or each.get("deprecatedLastTimestamp")))
     return [
         {

@@ -110,6 +110,7 @@ def _limits_of(file: Path) -> Limits:
     import yaml  # noqa: PLC0415
 
     from llmops.api.llm_deployment import LLMDeployment  # noqa: PLC0415
+    from llmops.api.problem import NeedsUser  # noqa: PLC0415
     from llmops.judge.scaling import Limits  # noqa: PLC0415
 
     for document in yaml.safe_load_all(file.read_text(encoding="utf-8")):
@@ -118,6 +119,8 @@ def _limits_of(file: Path) -> Limits:
                 return Limits.of(LLMDeployment.from_manifest(document).spec)
             except ValueError as error:
                 raise CliError(f"{file}: not a valid LLMDeployment (llmops lint {file})", 2) from error
+            except NeedsUser as problem:
+                raise CliError(f"{file}: {problem.message}", 2) from problem
     raise CliError(f"{file}: no LLMDeployment in it", 2)
 
 

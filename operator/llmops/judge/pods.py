@@ -52,9 +52,9 @@ def condition(pod: Json, kind: str) -> str | None:
 
 
 def ready_since(pods: Iterable[Json]) -> datetime | None:
-    """When the first of the pods that are ready now became so."""
+    """When the first of the pods that are ready now became so; since its creation, where its node gives no time."""
     times = [
-        datetime.fromisoformat(entry["lastTransitionTime"])
+        datetime.fromisoformat(entry.get("lastTransitionTime") or pod["metadata"]["creationTimestamp"])
         for pod in pods
         if is_ready(pod)
         for entry in pod["status"]["conditions"]

@@ -29,6 +29,8 @@ DRAIN_SECONDS = 60.0
 ASSUMED_SERVICE_SECONDS = 10.0  # until ten requests have been measured
 RESTLESS = timedelta(seconds=15)
 KNOWN_FOR = timedelta(seconds=STEADY_SECONDS)
+# A gateway that starts, or an operator that does, is not heard for a moment: nothing that anybody should be told.
+UNHEARD_AFTER = timedelta(seconds=15)
 
 
 class Reason(StrEnum):
@@ -64,11 +66,17 @@ class Limits:
 
     @classmethod
     def of(cls, spec: LLMDeploymentSpec) -> Limits:
-        """The limits in a spec; one that gives neither size nor autoscaling runs one replica."""
+        """The limits in a spec; one that gives neither size nor autoscaling runs one replica.
+
+        Raises:
+            NeedsUser: a schedule that nobody can follow.
+        """
         auto = spec.autoscaling
         if spec.replicas is not None or auto is None:
             return cls(fixed=1 if spec.replicas is None else spec.replicas)
         rate = auto.target.requests_per_second
+        for each in auto.schedules:
+            schedule.check(each.cron, each.time_zone)
         return cls(
             minimum=auto.min_replicas,
             maximum=auto.max_replicas,
@@ -113,15 +121,21 @@ class Change:
     reason: Reason
     message: str
 
+    def __str__(self) -> str:
+        """From how many to how many, and why, in words."""
+        return f"{self.before} to {self.after}: {self.message}"
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What the next decision needs to know of the earlier ones. The shell keeps it per key, in the process only.
 
-    Empty after a restart, which is safe: the stabilization window starts anew, so nothing is scaled down early.
+    Empty but for `last` after a restart, which is safe: the stabilization window starts anew, so nothing is scaled
+    down early.
     """
 
     known_since: datetime | None = None  # the load has been known at every decision since
+    unknown_since: datetime | None = None  # or has not been
     keeps: tuple[tuple[datetime, int], ...] = ()  # replicas the demand called for; later ones are smaller
     ups: tuple[tuple[datetime, int], ...] = ()  # size before each growth of the last 15 s
     last: Change | None = None
@@ -162,6 +176,7 @@ class Decision:
     inputs: Inputs
     memory: Memory
     again: timedelta | None = None
+    unheard: bool = False  # the load has been unknown for so long that somebody should look
 
     @property
     def changed(self) -> bool:
@@ -173,13 +188,13 @@ class Decision:
         """`ScalingActive`: status, reason, message. Stable while nothing happens."""
         if self.reason is Reason.FIXED_SIZE:
             return False, self.reason, f"spec.replicas sets the size: {self.replicas}."
-        if self.reason is Reason.LOAD_UNKNOWN:
+        if self.unheard:
             return False, self.reason, self.message
         bounds = f"Replicas follow load between {self.inputs.floor} and {self.inputs.ceiling}."
         last = self.memory.last
         if last is None:
             return True, "FollowingLoad", bounds
-        return True, "FollowingLoad", f"{bounds} Last change: {last.message} ({last.reason}, {_clock(last.at)})."
+        return True, "FollowingLoad", f"{bounds} Last change: {last} ({last.reason}, {_clock(last.at)})."
 
 
 def decide(limits: Limits, load: Load | None, scale: Scale, now: datetime, memory: Memory | None = None) -> Decision:
@@ -201,15 +216,26 @@ def decide(limits: Limits, load: Load | None, scale: Scale, now: datetime, memor
     memory = _remembered(memory, demand if known else None, limits, now)
     replicas, reason, message, again = _size(inputs, memory, now, known=known)
     if replicas != scale.wanted:
-        before = scale.wanted or 0
-        if replicas > before:
-            memory = replace(memory, ups=(*memory.ups, (now, before)))
-        text = f"{before} to {replicas}: {message}"
-        memory = replace(memory, last=Change(now, before, replicas, reason, text))
+        memory = _changed(memory, scale.wanted, Change(now, scale.wanted or 0, replicas, reason, message))
+    unheard = False
+    if reason is Reason.LOAD_UNKNOWN and memory.unknown_since is not None:
+        patience = memory.unknown_since + UNHEARD_AFTER - now
+        unheard = patience <= timedelta(0)
+        again = None if unheard else patience
     soonest = schedule.next_change(limits.schedules, now)
-    if soonest is not None:
-        again = min(soonest - now, again) if again else soonest - now
-    return Decision(replicas=replicas, reason=reason, message=message, inputs=inputs, memory=memory, again=again)
+    again = _soonest(again, None if soonest is None else soonest - now)
+    return Decision(
+        replicas=replicas, reason=reason, message=message, inputs=inputs, memory=memory, again=again, unheard=unheard
+    )
+
+
+def _changed(memory: Memory, wanted: int | None, change: Change) -> Memory:
+    """The memory with this change in it. A first start that still waits for its weights began when it was decided."""
+    if wanted is None and memory.last is not None and memory.last.reason is change.reason:
+        return memory
+    if change.after > change.before:
+        memory = replace(memory, ups=(*memory.ups, (change.at, change.before)))
+    return replace(memory, last=change)
 
 
 _Verdict = tuple[int, Reason, str, timedelta | None]
@@ -295,7 +321,7 @@ def _remembered(memory: Memory, demand: Demand | None, limits: Limits, now: date
     """The memory with this moment in it and the past dropped. A gap in what is known starts the window anew."""
     ups = tuple((at, before) for at, before in memory.ups if now - at < UP_PERIOD)
     if demand is None:
-        return Memory(ups=ups, last=memory.last)
+        return Memory(unknown_since=memory.unknown_since or now, ups=ups, last=memory.last)
     recent = (each for each in memory.keeps if now - each[0] < limits.stabilization and each[1] > demand.keep)
     return Memory(known_since=memory.known_since or now, keeps=(*recent, (now, demand.keep)), ups=ups, last=memory.last)
 

@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-
-class InvalidScheduleError(ValueError):
-    """A cron expression or a time zone that nobody can follow; the message names which and why."""
+from llmops.api.conditions import Reason
+from llmops.api.problem import NeedsUser
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +23,19 @@ class Schedule:
     min_replicas: int
 
 
-def checked(cron: str, time_zone: str) -> None:
-    """Raise InvalidScheduleError unless both can be followed."""
+def check(cron: str, time_zone: str) -> None:
+    """See whether both can be followed: a schema knows the shape of a time zone's name, not which zones there are.
+
+    Raises:
+        NeedsUser: a cron expression or a time zone that nobody can follow; the message names which and why.
+    """
     _zone(time_zone)
     if len(cron.split()) != 5:
-        raise InvalidScheduleError(f"cron {cron!r}: five fields are needed (minute hour day month weekday)")
+        raise _refusal(f"cron {cron!r}: five fields are needed (minute hour day month weekday)")
     try:
-        CronSim(cron, datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC")))
+        CronSim(cron, datetime(2026, 1, 1, tzinfo=UTC))
     except CronSimError as problem:
-        raise InvalidScheduleError(f"cron {cron!r}: {problem}") from problem
+        raise _refusal(f"cron {cron!r}: {problem}") from problem
 
 
 def previous(cron: str, time_zone: str, now: datetime) -> datetime | None:
@@ -70,9 +73,11 @@ def _next(cron: str, time_zone: str, minute: datetime, *, reverse: bool) -> date
     # looking back leaves out the very moment; a firing at this minute has fired
     start = minute + timedelta(microseconds=1) if reverse else minute
     try:
-        return next(CronSim(cron, start.astimezone(_zone(time_zone)), reverse=reverse), None)
+        fired = next(CronSim(cron, start.astimezone(_zone(time_zone)), reverse=reverse), None)
     except CronSimError:
         return None  # the 30th of February: spelled as the API allows, and it never comes
+    # In UTC: Python calls times in the hour that winter time repeats unequal to every time of another zone.
+    return None if fired is None else fired.astimezone(UTC)
 
 
 def _minute(now: datetime) -> datetime:
@@ -83,4 +88,8 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as problem:
-        raise InvalidScheduleError(f"time zone {name!r} is not in the IANA database") from problem
+        raise _refusal(f"time zone {name!r} is not in the IANA database; write one like Europe/Berlin") from problem
+
+
+def _refusal(what: str) -> NeedsUser:
+    return NeedsUser(Reason.INVALID_SPEC, f"A schedule cannot be followed: {what}.")

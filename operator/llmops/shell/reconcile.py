@@ -41,12 +41,14 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
     try:
         llm = LLMDeployment.from_manifest(live)
     except ValidationError as error:
-        await _refuse(live, Verdict("False", Reason.INVALID_SPEC, _explained(error)), world)
+        await _refuse(key, live, Verdict("False", Reason.INVALID_SPEC, _explained(error)), world)
         return None
     now = world.now()
     try:
         seen = await observe.children(llm, key, world, now)
-        decision = world.sizes.decide(key, scaling.Limits.of(llm.spec), _scale(seen.serving))
+        decision = world.sizes.decide(
+            key, scaling.Limits.of(llm.spec), _scale(seen.serving), report.last_change(llm.status)
+        )
         wanted = serving.objects(
             llm,
             world.config,
@@ -58,10 +60,12 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         await _require(wanted, world)
         done = await _converge(live, wanted, seen, decision.replicas, world)
     except NeedsUser as problem:
-        await _refuse(live, Verdict("False", problem.reason, problem.message), world)
+        await _refuse(key, live, Verdict("False", problem.reason, problem.message), world)
         return timedelta(seconds=world.config.resync_seconds)
     if done:
         log.info("converged", key=str(key), done=done, replicas=decision.replicas, reason=str(decision.reason))
+    if decision.changed and decision.memory.last and (seen.serving.workload or seen.weights.ready):
+        await report.scaled(world.cluster, live, decision.memory.last)
     judged = status.of(
         llm,
         serving=seen.serving,
@@ -73,7 +77,12 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         endpoint=f"http://{world.config.gateway.service}.{world.config.gateway.namespace}.svc/v1",
         now=now,
     )
-    judged = judged.model_copy(update={"adapters": adapters.statuses(llm, seen.adapters, seen.serving.pods)})
+    judged = judged.model_copy(
+        update={
+            "adapters": adapters.statuses(llm, seen.adapters, seen.serving.pods),
+            "last_scale": report.last_scale(decision.memory.last),
+        }
+    )
     await _report(live, llm.status, judged, world)
     return _next_look(seen, decision, world.config)
 
@@ -98,7 +107,9 @@ async def _converge(live: Json, wanted: list[Json], seen: observe.Seen, replicas
         wanted = [wish for wish in wanted if wish["metadata"]["name"] != seen.job["metadata"]["name"]]
     done = await converge(world.cluster, world.mirror, live, wanted, seen.children, removable=removable)
     if keep and workload is not None and workload["spec"].get("replicas") != replicas:
-        await world.cluster.scale(workload, replicas, manager=names.CHILD_MANAGER)
+        scale = await world.cluster.scale(workload, replicas, manager=names.CHILD_MANAGER)
+        meta = {**workload["metadata"], "resourceVersion": scale["metadata"]["resourceVersion"]}
+        world.mirror.put({**workload, "metadata": meta, "spec": {**workload["spec"], "replicas": replicas}})
         done.append(f"scaled {workload['kind']}/{workload['metadata']['name']} to {replicas}")
     return done
 
@@ -115,7 +126,8 @@ async def _require(wanted: Sequence[Json], world: World) -> None:
         )
 
 
-async def _refuse(live: Json, verdict: Verdict, world: World) -> None:
+async def _refuse(key: Key, live: Json, verdict: Verdict, world: World) -> None:
+    world.sizes.hold(key)
     before = LLMDeploymentStatus.model_validate(live.get("status") or {}, by_alias=True)
     after = status.refused(before, live["metadata"]["generation"], verdict, world.now())
     await _report(live, before, after, world)

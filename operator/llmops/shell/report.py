@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from llmops import names
 from llmops.api.conditions import ConditionType, Reason
+from llmops.api.llm_status import LastScale, LLMDeploymentStatus
 from llmops.api.meta import Condition
+from llmops.judge import scaling
 from llmops.judge.redaction import redacted
+from llmops.judge.verdict import shortened
 from llmops.shell.cluster import Cluster, Conflicting, Refused
 from llmops.shell.resources import BY_KIND
 
@@ -51,12 +55,52 @@ async def events(
         if old.get(condition.type) == condition.reason or condition.reason in told or _dull(condition):
             continue
         told.add(condition.reason)
-        try:
-            await cluster.create(_event(live, condition, now), manager=names.STATUS_MANAGER)
-        except Conflicting:
-            continue
-        except Refused:
-            return  # Events are a courtesy; a namespace that is going away takes none
+        warning = condition.status == "False" and condition.reason not in _CALM
+        identity = (condition.type, condition.reason, int(now.timestamp() // 60))
+        event = _event(
+            live,
+            action=condition.type,
+            reason=condition.reason,
+            note=condition.message,
+            at=now,
+            identity=identity,
+            warning=warning,
+        )
+        await _tell(cluster, event)
+
+
+async def scaled(cluster: Cluster, live: Json, change: scaling.Change) -> None:
+    """An Event of its own for each change of size: `kubectl describe` lists the last ones with their reasons."""
+    identity = ("Scale", change.before, change.after, change.at.isoformat())
+    event = _event(live, action="Scale", reason=change.reason, note=str(change), at=change.at, identity=identity)
+    await _tell(cluster, event)
+
+
+async def _tell(cluster: Cluster, event: Json) -> None:
+    """Events are a courtesy: told already, or refused by a namespace on its way out, is no error."""
+    with suppress(Conflicting, Refused):
+        await cluster.create(event, manager=names.STATUS_MANAGER)
+
+
+def last_scale(change: scaling.Change | None) -> LastScale | None:
+    """The last change of size as status tells it."""
+    if change is None:
+        return None
+    return LastScale(
+        time=change.at.replace(microsecond=0),
+        from_replicas=change.before,
+        to_replicas=change.after,
+        reason=change.reason,
+        message=shortened(change.message, 512),
+    )
+
+
+def last_change(status: LLMDeploymentStatus) -> scaling.Change | None:
+    """The last change of size that the status tells of: what a process that has just started knows of the past."""
+    told = status.last_scale
+    if told is None or told.reason not in set(scaling.Reason):
+        return None
+    return scaling.Change(told.time, told.from_replicas, told.to_replicas, scaling.Reason(told.reason), told.message)
 
 
 # States on the way to where the user wants to be: worth an Event, not a warning.
@@ -84,20 +128,29 @@ def _dull(condition: Condition) -> bool:
     return condition.reason == Reason.FIXED_SIZE or (condition.status == "True" and condition.type not in _TOLD)
 
 
-def _event(live: Json, condition: Condition, now: datetime) -> Json:
+def _event(
+    live: Json,
+    *,
+    action: str,
+    reason: str,
+    note: str,
+    at: datetime,
+    identity: tuple[str | int, ...],
+    warning: bool = False,
+) -> Json:
+    """`identity` is what tells this Event from another of the object: the same one is created once."""
     meta = live["metadata"]
-    minute = int(now.timestamp() // 60)
-    identity = names.digest([meta["uid"], condition.type, condition.reason, minute], length=16)
+    digest = names.digest([meta["uid"], *identity], length=16)
     return {
         "apiVersion": BY_KIND["Event"].api_version,
         "kind": "Event",
-        "metadata": {"name": names.bounded(meta["name"], identity, limit=253), "namespace": meta["namespace"]},
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "metadata": {"name": names.bounded(meta["name"], digest, limit=253), "namespace": meta["namespace"]},
+        "eventTime": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": REPORTER,
         "reportingInstance": names.CHILD_MANAGER,
-        "action": condition.type,
-        "reason": condition.reason,
-        "type": "Warning" if condition.status == "False" and condition.reason not in _CALM else "Normal",
+        "action": action,
+        "reason": reason,
+        "type": "Warning" if warning else "Normal",
         "regarding": {
             "apiVersion": live["apiVersion"],
             "kind": live["kind"],
@@ -105,5 +158,5 @@ def _event(live: Json, condition: Condition, now: datetime) -> Json:
             "namespace": meta["namespace"],
             "uid": meta["uid"],
         },
-        "note": redacted(condition.message)[:NOTE_LIMIT] or condition.reason,
+        "note": redacted(note)[:NOTE_LIMIT] or reason,
     }

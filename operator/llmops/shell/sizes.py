@@ -30,25 +30,36 @@ class Sizes:
 
     def __init__(self, loads: Loads, now: Callable[[], datetime]) -> None:
         self._loads, self._now = loads, now
-        self._last: dict[Key, scaling.Decision] = {}
+        self._last: dict[Key, scaling.Decision | None] = {}
 
-    def decide(self, key: Key, limits: scaling.Limits, scale: scaling.Scale) -> scaling.Decision:
-        """How many replicas there should be now, of what was just observed."""
+    def decide(
+        self, key: Key, limits: scaling.Limits, scale: scaling.Scale, told: scaling.Change | None = None
+    ) -> scaling.Decision:
+        """How many replicas there should be now, of what was just observed.
+
+        `told` is the last change that the object's status tells of, for a process that remembers none.
+        """
         last = self._last.get(key)
-        load = self._loads.load(_model(key))
-        decision = scaling.decide(limits, load, scale, self._now(), last.memory if last else None)
+        memory = last.memory if last else scaling.Memory(last=told)
+        decision = scaling.decide(limits, self._loads.load(_model(key)), scale, self._now(), memory)
         self._last[key] = decision
         return decision
 
     def moved(self, key: Key) -> timedelta | None:
         """When to look at a model whose load has changed: at once, later, or not for that (`None`)."""
-        last = self._last.get(key)
-        if last is None:
+        if key not in self._last:
             return timedelta(0)
+        last = self._last[key]
+        if last is None:
+            return None
         decision = self.decide(key, last.inputs.limits, last.inputs.scale)
         if decision.changed or decision.condition != last.condition:
             return timedelta(0)
         return decision.again
+
+    def hold(self, key: Key) -> None:
+        """The object cannot be acted on: its load is no reason to look at it."""
+        self._last[key] = None
 
     def forget(self, key: Key) -> None:
         """The object is gone."""

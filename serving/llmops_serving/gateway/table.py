@@ -197,6 +197,7 @@ def _cluster_model(found: dict[str, Any], endpoints: tuple[Endpoint, ...]) -> Mo
         max_held=gateway.get("maxHeld", MAX_HELD),
         timeout_seconds=gateway.get("requestTimeoutSeconds", REQUEST_TIMEOUT_SECONDS),
         concurrency=target.get("concurrency"),
+        prefix_affinity=gateway.get("prefixAffinity", True),
         failure=_failure(found),
     )
 

@@ -1,0 +1,279 @@
+"""Who decides the size on a real API server: load, told by a real gateway; a schedule; or somebody else's HPA."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.apiserver.operating import ROOT, SYSTEM, Operator, ProxiedPlane, audited_plane, eventually, writes
+
+Json = dict[str, Any]
+HELD = 40
+TARGET = {"target": {"concurrency": 4}}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("autoscaling")
+
+
+@pytest.fixture(scope="module")
+def plane(directory: Path) -> Iterator[ProxiedPlane]:
+    with audited_plane(directory, controller_args=["--horizontal-pod-autoscaler-sync-period=1s"]) as plane:
+        yield plane
+
+
+@pytest.fixture
+def namespace(plane: ProxiedPlane, request: pytest.FixtureRequest) -> str:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
+    plane.kubectl("create", "namespace", name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def gateway(plane: ProxiedPlane, directory: Path) -> Iterator[str]:
+    """A gateway's base URL; the operator finds it as it finds one in pods, through an EndpointSlice."""
+    port, internal = free_port(), free_port()
+    command = [sys.executable, "-m", "llmops_serving.gateway", "--kubeconfig", str(plane.kubeconfig)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--metrics-port", str(internal), "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}"}
+    with (directory / "gateway.log").open("wb") as log:
+        process = subprocess.Popen([*command, "--drain-seconds", "0"], env=environment, stdout=log, stderr=log)
+    plane.kubectl(
+        "apply",
+        "-f",
+        "-",
+        stdin=json.dumps(
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": "gateway",
+                    "namespace": SYSTEM,
+                    "labels": {"kubernetes.io/service-name": "llmops-gateway-internal"},
+                },
+                "addressType": "FQDN",  # the API server takes no loopback address for an IPv4 one
+                "ports": [{"name": "internal", "port": internal}],
+                "endpoints": [{"addresses": ["127.0.0.1"]}],
+            }
+        ),
+    )
+    yield f"http://127.0.0.1:{port}"
+    process.terminate()
+    process.wait(timeout=20)
+
+
+@contextmanager
+def running(plane: ProxiedPlane, directory: Path, name: str) -> Iterator[Operator]:
+    operator = Operator(plane, directory, name=name, port=free_port())
+    try:
+        yield operator
+    finally:
+        if operator.process.poll() is None:
+            operator.stop()
+
+
+@contextmanager
+def held(base: str, model: str) -> Iterator[None]:
+    """So many requests that wait for a model of which no pod answers, until the block is left."""
+
+    async def wait(stop: asyncio.Event) -> None:
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+        async with httpx.AsyncClient(base_url=base, timeout=300, limits=httpx.Limits(max_connections=HELD)) as client:
+            asked = [asyncio.create_task(client.post("/v1/chat/completions", json=body)) for _ in range(HELD)]
+            await stop.wait()
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(wait(stop),))
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def apply(plane: ProxiedPlane, namespace: str, name: str = "m", **spec: Any) -> None:
+    manifest = {
+        "apiVersion": "llmops.dev/v1alpha1",
+        "kind": "LLMDeployment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"model": {"source": "oci://models/tiny:1"}, **spec},
+    }
+    plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
+
+
+def get(plane: ProxiedPlane, namespace: str, what: str) -> Json:
+    found: Json = json.loads(plane.kubectl("get", what, "-n", namespace, "-o", "json"))
+    return found
+
+
+def condition(plane: ProxiedPlane, namespace: str, kind: str, name: str = "m") -> Json:
+    found = get(plane, namespace, f"llmd/{name}").get("status", {}).get("conditions", [])
+    return next((dict(entry) for entry in found if entry["type"] == kind), {})
+
+
+def size(plane: ProxiedPlane, namespace: str) -> int | None:
+    found = get(plane, namespace, "deployments")["items"]
+    return int(found[0]["spec"]["replicas"]) if found else None
+
+
+def test_load_decides_says_so_and_a_restart_changes_nothing(
+    plane: ProxiedPlane, directory: Path, namespace: str, gateway: str
+) -> None:
+    apply(plane, namespace, autoscaling={"maxReplicas": 5, **TARGET})
+    with running(plane, directory, "operator-0") as first:
+        eventually(lambda: size(plane, namespace) == 1, "one replica", 60)
+        with held(gateway, f"{namespace}/m"):
+            eventually(lambda: size(plane, namespace) == 5, "five replicas", 60)
+            told = eventually(lambda: changed_to(plane, namespace, 5), "the change in status", 60)
+            assert told["reason"] == "DemandRose"  # at once or in two steps, as the requests came
+            active = condition(plane, namespace, "ScalingActive")
+            assert active["status"] == "True"
+            assert f"Last change: {told['fromReplicas']} to 5: " in active["message"]
+            eventually(lambda: f"{told['fromReplicas']} to 5: " in changes(plane, namespace, "DemandRose"), "Event", 60)
+            assert "0 to 1: a new model is started once" in changes(plane, namespace, "FirstStart")
+
+            before = writes(directory, namespace)
+            first.stop(signal.SIGKILL)
+            with running(plane, directory, "operator-1"):
+                apply(plane, namespace, "later", replicas=0)  # its status: the restart has looked at the other, too
+                eventually(lambda: condition(plane, namespace, "Ready", "later"), "the later one's status", 60)
+                assert [write for write in writes(directory, namespace) if "later" not in write] == before
+
+
+def changed_to(plane: ProxiedPlane, namespace: str, replicas: int) -> Json | None:
+    """The last change that status tells of, once it is the one to this size."""
+    found: Json = get(plane, namespace, "llmd/m").get("status", {}).get("lastScale", {})
+    return found if found.get("toReplicas") == replicas else None
+
+
+def changes(plane: ProxiedPlane, namespace: str, reason: str) -> str:
+    """The lines of `kubectl describe` about changes of size for this reason."""
+    lines = plane.kubectl("describe", "llmd/m", "-n", namespace).partition("Events:")[2].splitlines()
+    return "\n".join(line for line in lines if reason in line.split())
+
+
+def test_a_schedule_in_no_time_zone_is_named_and_its_correction_is_followed(
+    plane: ProxiedPlane, directory: Path, namespace: str
+) -> None:
+    schedule = {"cron": "* * * * *", "minReplicas": 2}
+    auto = {"maxReplicas": 3, **TARGET}
+    with running(plane, directory, "operator-2"):
+        apply(plane, namespace, autoscaling={**auto, "schedules": [{**schedule, "timeZone": "Europe/Atlantis"}]})
+        refusal = eventually(
+            lambda: (found := condition(plane, namespace, "Accepted")).get("status") == "False" and found, "refusal", 60
+        )
+        assert refusal["reason"] == "InvalidSpec"
+        assert "'Europe/Atlantis' is not in the IANA database" in refusal["message"]
+        apply(plane, namespace, autoscaling={**auto, "schedules": [{**schedule, "timeZone": "Europe/Berlin"}]})
+        eventually(lambda: size(plane, namespace) == 2, "the scheduled least", 60)
+
+
+def test_a_horizontal_pod_autoscaler_sets_the_size_and_is_not_fought(
+    plane: ProxiedPlane, directory: Path, namespace: str
+) -> None:
+    serve_metrics(plane)
+    with running(plane, directory, "operator-3"):
+        apply(plane, namespace, replicas=1)
+        plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(HPA))
+        use_memory(plane, namespace, pods=1, mebibytes=300)
+        eventually(lambda: size(plane, namespace) == 3, "three replicas of the target's size", 90)
+        assert condition(plane, namespace, "ScalingActive")["reason"] == "FixedSize"
+        assert not [write for write in writes(directory, namespace) if write.startswith("patch llmdeployments/m/scale")]
+        use_memory(plane, namespace, pods=3, mebibytes=50)
+        eventually(lambda: size(plane, namespace) == 2, "two again", 90)
+        assert get(plane, namespace, "llmd/m")["spec"]["replicas"] == 2
+
+
+HPA = {
+    "apiVersion": "autoscaling/v2",
+    "kind": "HorizontalPodAutoscaler",
+    "metadata": {"name": "m"},
+    "spec": {
+        "scaleTargetRef": {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "name": "m"},
+        "minReplicas": 1,
+        "maxReplicas": 4,
+        "metrics": [
+            {
+                "type": "Resource",
+                "resource": {"name": "memory", "target": {"type": "AverageValue", "averageValue": "100Mi"}},
+            }
+        ],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
+    },
+}
+
+
+def serve_metrics(plane: ProxiedPlane) -> None:
+    """What metrics-server answers, from objects that the test writes: the controller cannot tell the difference."""
+    names = {"plural": "pods", "singular": "podmetrics", "kind": "PodMetrics", "listKind": "PodMetricsList"}
+    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": "pods.metrics.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, it stands for metrics-server in a test"},
+        },
+        "spec": {
+            "group": "metrics.k8s.io",
+            "scope": "Namespaced",
+            "names": names,
+            "versions": [{"name": "v1beta1", "served": True, "storage": True, "schema": schema}],
+        },
+    }
+    plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(definition))
+    plane.kubectl("wait", "--for=condition=Established", "crd/pods.metrics.k8s.io", "--timeout=60s")
+
+
+def use_memory(plane: ProxiedPlane, namespace: str, *, pods: int, mebibytes: int) -> None:
+    """So many pods run, says their node, and each uses so much, says metrics-server."""
+    selector = eventually(lambda: get(plane, namespace, "llmd/m").get("status", {}).get("selector"), "a selector", 60)
+
+    def listed() -> list[Json] | None:
+        found: list[Json] = json.loads(plane.kubectl("get", "pods", "-n", namespace, "-l", selector, "-o", "json"))[
+            "items"
+        ]
+        return found if len(found) == pods else None
+
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status = {"phase": "Running", "startTime": now, "conditions": [{"type": "Ready", "status": "True"}]}
+    for pod in eventually(listed, f"{pods} pods", 60):
+        name, labels = pod["metadata"]["name"], pod["metadata"]["labels"]
+        plane.kubectl(
+            "patch", f"pod/{name}", "-n", namespace, "--subresource=status", "-p", json.dumps({"status": status})
+        )
+        metrics = {
+            "apiVersion": "metrics.k8s.io/v1beta1",
+            "kind": "PodMetrics",
+            "metadata": {"name": name, "namespace": namespace, "labels": labels},
+            "timestamp": now,
+            "window": "15s",
+            "containers": [{"name": "engine", "usage": {"cpu": "100m", "memory": f"{mebibytes}Mi"}}],
+        }
+        plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(metrics))
