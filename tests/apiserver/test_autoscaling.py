@@ -144,17 +144,17 @@ def size(plane: ProxiedPlane, namespace: str) -> int | None:
 def test_load_decides_says_so_and_a_restart_changes_nothing(
     plane: ProxiedPlane, directory: Path, namespace: str, gateway: str
 ) -> None:
-    apply(plane, namespace, autoscaling={"maxReplicas": 5, **TARGET})
+    apply(plane, namespace, autoscaling={"maxReplicas": 4, **TARGET})
     with running(plane, directory, "operator-0") as first:
         eventually(lambda: size(plane, namespace) == 1, "one replica", 60)
         with held(gateway, f"{namespace}/m"):
-            eventually(lambda: size(plane, namespace) == 5, "five replicas", 60)
-            told = eventually(lambda: changed_to(plane, namespace, 5), "the change in status", 60)
+            eventually(lambda: size(plane, namespace) == 4, "four replicas", 60)
+            told = eventually(lambda: changed_to(plane, namespace, 4), "the change in status", 60)
             assert told["reason"] == "DemandRose"  # at once or in two steps, as the requests came
             active = condition(plane, namespace, "ScalingActive")
             assert active["status"] == "True"
-            assert f"Last change: {told['fromReplicas']} to 5: " in active["message"]
-            eventually(lambda: f"{told['fromReplicas']} to 5: " in changes(plane, namespace, "DemandRose"), "Event", 60)
+            assert f"Last change: {told['fromReplicas']} to 4: " in active["message"]
+            eventually(lambda: f"{told['fromReplicas']} to 4: " in changes(plane, namespace, "DemandRose"), "Event", 60)
             assert "0 to 1: a new model is started once" in changes(plane, namespace, "FirstStart")
 
             before = writes(directory, namespace)
