@@ -43,7 +43,11 @@ class Profile(Model):
     trainer_image: str | None = Field(
         default=None, description="Image that trains on this accelerator; without one, only CPU profiles train."
     )
-    price_per_hour: str | None = Field(default=None, description="Price of one accelerator for one hour, a decimal.")
+    price_per_hour: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{1,9}([.][0-9]{1,9})?$",
+        description="Price of one accelerator for one hour, a decimal in a currency of your choice, the same for all.",
+    )
 
 
 class Sources(Model):

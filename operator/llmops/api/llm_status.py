@@ -80,6 +80,11 @@ class LLMDeploymentStatus(StatusModel):
     adapters: Annotated[list[AdapterStatus], MapByKey("name")] = Field(
         default=[], max_length=32, description="How far each adapter is."
     )
+    cost_per_hour: str | None = Field(
+        default=None,
+        max_length=32,
+        description="Cost of an hour of the pods there are, where the profile has a price. Example: 2.40.",
+    )
     endpoint: str | None = Field(
         default=None,
         max_length=512,

@@ -31,7 +31,7 @@ def application() -> Any:
     """The command line as a value: the reference page is generated from it, and tests call it."""
     import typer  # noqa: PLC0415 - 50 ms that `import llmops.cli.anything` must not pay
 
-    from llmops.cli import chat, doctor, explain, keys, lint, logs, report, simulate, status  # noqa: PLC0415
+    from llmops.cli import chat, cost, doctor, explain, keys, lint, logs, report, simulate, status  # noqa: PLC0415
     from llmops.cli.lazy import group  # noqa: PLC0415
 
     installed = {name: entry for name, entry in _GROUPS.items() if find_spec(entry[0])}
@@ -46,7 +46,7 @@ def application() -> Any:
         rich_markup_mode=None,  # boxes around the help would triple the start-up time
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for command in (status.status, chat.chat, lint.lint, logs.logs, doctor.doctor, report.report):
+    for command in (status.status, chat.chat, lint.lint, logs.logs, cost.cost, doctor.doctor, report.report):
         app.command()(command)
     app.add_typer(explain.app, name="explain")
     app.add_typer(simulate.app, name="simulate")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import StrEnum
 
 CENT = Decimal("0.01")
+SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,70 @@ class Requests:
             f"{self.per_hour} requests per hour cost {computed} per hour and not {stated_per_hour.quantize(CENT)}, "
             f"which would be {fitting.quantize(Decimal(1))} requests per hour."
         )
+
+
+class State(StrEnum):
+    """What an accelerator that is paid for does."""
+
+    LOADING = "loading"
+    IDLE = "idle"
+    BUSY = "busy"
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a deployment occupies, from one look to the next.
+
+    Attributes:
+        pods: Engine pods that exist; each of them holds its accelerators, ready or not.
+        ready: Those of them that answer.
+        in_flight: Requests they answer now; `None` when nobody knows, which counts as idle: a pod's work must be shown.
+        accelerators: Of one pod; a profile without a device counts the pod itself.
+        asleep: Nobody is wanted, and a request would wake the model.
+    """
+
+    pods: int
+    ready: int
+    in_flight: int | None
+    accelerators: int
+    asleep: bool
+
+    def accelerators_by_state(self) -> dict[State, int]:
+        """How many accelerators load, idle and work."""
+        busy = min(self.ready, self.in_flight or 0)
+        pods = {State.LOADING: self.pods - self.ready, State.IDLE: self.ready - busy, State.BUSY: busy}
+        return {state: max(0, count) * self.accelerators for state, count in pods.items()}
+
+
+@dataclass
+class Meter:
+    """Accelerator-seconds of one deployment since the process began, each use held until the next is seen.
+
+    `saved_seconds` are those of the one replica that `minReplicas: 1` would have kept while the model slept.
+    """
+
+    seconds: dict[State, float] = field(default_factory=lambda: dict.fromkeys(State, 0.0))
+    saved_seconds: float = 0.0
+    _use: Use | None = None
+    _at: float = 0.0
+
+    def see(self, now: float, use: Use) -> None:
+        """From `now` (seconds of a clock that never goes back) on, this is what is occupied."""
+        self.advance(now)
+        self._use, self._at = use, now
+
+    def advance(self, now: float) -> None:
+        """Account for the time since the last look."""
+        if self._use is None:
+            return
+        elapsed = max(0.0, now - self._at)
+        for state, count in self._use.accelerators_by_state().items():
+            self.seconds[state] += elapsed * count
+        if self._use.asleep:
+            self.saved_seconds += elapsed * self._use.accelerators
+        self._at = now
+
+
+def per_hour(pods: int, accelerators: int, price_per_hour: Decimal) -> Decimal:
+    """What so many pods cost in an hour."""
+    return pods * accelerators * price_per_hour

@@ -17,6 +17,7 @@ from llmops.config import Config
 from llmops.shell import gateways, handlers, health, reconcile, tuning
 from llmops.shell.cluster import ApiError, Cluster
 from llmops.shell.connection import Connection
+from llmops.shell.costs import Costs
 from llmops.shell.leadership import Leadership
 from llmops.shell.metrics import Metrics
 from llmops.shell.mirror import Key, Mirror
@@ -116,6 +117,7 @@ class Process:
             key = Key(LLM_DEPLOYMENT.kind, namespace, name)
             if (after := sizes.moved(key)) is not None:
                 wakeups.wake(key, after=after.total_seconds())
+            costs.busy(key, sizes.in_flight(key))
 
         mirror = Mirror(
             cluster, CHILDREN, optional=(LEADER_WORKER_SET,), namespaces=self._config.namespaces, on_change=wake
@@ -124,7 +126,9 @@ class Process:
         sizes = Sizes(signals, _now)
         self._metrics.watch_queue(lambda: wakeups.depth, lambda: wakeups.lateness)
         self._wake = wake
-        world = World(cluster, mirror, sizes, self._config, _now)
+        costs = Costs(time.monotonic)
+        self._metrics.registry.register(costs)
+        world = World(cluster, mirror, sizes, costs, self._config, _now)
         return world, wakeups, signals
 
     async def _lead(

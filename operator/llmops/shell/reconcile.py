@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -16,7 +17,7 @@ from llmops.api.problem import NeedsUser
 from llmops.config import Config
 from llmops.desired import engine, metadata, serving, weights
 from llmops.desired.adapters import Adapter
-from llmops.judge import adapters, pods, scaling, status
+from llmops.judge import adapters, cost, pods, scaling, status
 from llmops.judge.status import Serving
 from llmops.judge.verdict import Verdict, shortened
 from llmops.shell import observe, report
@@ -37,6 +38,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
     live = await world.cluster.get(LLM_DEPLOYMENT, key.namespace, key.name)
     if live is None or live["metadata"].get("deletionTimestamp"):
         world.sizes.forget(key)
+        world.costs.forget(key)
         return None  # its children carry its owner reference: Kubernetes deletes them
     try:
         llm = LLMDeployment.from_manifest(live)
@@ -81,10 +83,28 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         update={
             "adapters": adapters.statuses(llm, seen.adapters, seen.serving.pods),
             "last_scale": report.last_scale(decision.memory.last),
+            "cost_per_hour": _paid(llm, key, seen.serving, decision.replicas, world),
         }
     )
     await _report(live, llm.status, judged, world)
     return _next_look(seen, decision, world.config)
+
+
+def _paid(llm: LLMDeployment, key: Key, seen: Serving, replicas: int, world: World) -> str | None:
+    """Account for what the engines occupy; the cost of an hour of it where the profile has a price."""
+    accelerator = llm.spec.accelerator
+    price = engine.profile(llm, world.config).price_per_hour
+    use = cost.Use(
+        pods=seen.replicas,
+        ready=seen.ready,
+        in_flight=world.sizes.in_flight(key),
+        accelerators=accelerator.count,
+        asleep=replicas == 0 and llm.spec.autoscaling is not None,
+    )
+    world.costs.see(key, profile=accelerator.profile, price_per_hour=price, use=use)
+    if price is None:
+        return None
+    return str(cost.per_hour(use.pods, use.accelerators, Decimal(price)).quantize(cost.CENT))
 
 
 def _finished(llm: LLMDeployment, seen: observe.Seen) -> list[Adapter]:

@@ -61,6 +61,11 @@ class Sizes:
         """The object cannot be acted on: its load is no reason to look at it."""
         self._last[key] = None
 
+    def in_flight(self, key: Key) -> int | None:
+        """Requests that the engines of a model answer, as of the last decision; `None` when nobody knows."""
+        last = self._last.get(key)
+        return last.inputs.load.in_flight if last and last.inputs.load else None
+
     def forget(self, key: Key) -> None:
         """The object is gone."""
         self._last.pop(key, None)

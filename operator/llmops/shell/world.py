@@ -8,6 +8,7 @@ from datetime import datetime
 
 from llmops.config import Config
 from llmops.shell.cluster import Cluster
+from llmops.shell.costs import Costs
 from llmops.shell.mirror import Mirror
 from llmops.shell.sizes import Sizes
 
@@ -19,5 +20,6 @@ class World:
     cluster: Cluster
     mirror: Mirror
     sizes: Sizes
+    costs: Costs
     config: Config
     now: Callable[[], datetime]
