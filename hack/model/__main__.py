@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from hack.images import venv
 from hack.images.places import ROOT
 from hack.model import place
+from hack.model.once import made
 
 
 def build() -> None:
-    """Train in the engine's environment, into a folder that gets its name when it is complete."""
-    target = place.path()
-    if target.exists():
-        return
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    """Train in the engine's environment, unless somebody did."""
+    made(place.path(), _train)
+
+
+def _train(folder: Path) -> None:
     python = venv.ensure("engine") / "bin" / "python"
     environment = {
         "PATH": os.environ["PATH"],
@@ -28,9 +27,8 @@ def build() -> None:
         "PYTHONHASHSEED": "0",
         "OMP_WAIT_POLICY": "PASSIVE",  # a thread that waits for the other one leaves its core to whoever has work
     }
-    train = [str(python), "-m", "hack.model.train", str(partial)]
-    subprocess.run(train, check=True, cwd=ROOT, env=environment, stdout=sys.stderr)
-    partial.rename(target)
+    command = [str(python), "-m", "hack.model.train", str(folder)]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=sys.stderr)
 
 
 def main() -> None:

@@ -1,8 +1,12 @@
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from hack.images.places import ROOT
 from hack.model.corpus import WORDS_AT_MOST, digest, lessons
+from hack.model.once import made
 
 CURRICULUM = lessons()
 
@@ -33,3 +37,28 @@ def test_answers_are_whole_sentences_within_bounds() -> None:
     assert odd == []
     long = [lesson.answer for lesson in CURRICULUM if len(lesson.answer.split()) > WORDS_AT_MOST]
     assert long == []
+
+
+def test_two_that_want_the_model_at_once_make_it_once(tmp_path: Path) -> None:
+    makers: list[Path] = []
+    both_ask = threading.Barrier(2)
+
+    def make(folder: Path) -> None:
+        makers.append(folder)
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+
+    def ask(_: int) -> Path:
+        both_ask.wait()
+        return made(tmp_path / "models" / "tiny", make)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(ask, range(2))) == {tmp_path / "models" / "tiny"}
+    assert len(makers) == 1
+
+
+def test_what_a_killed_maker_left_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "tiny.partial").mkdir()
+    (tmp_path / "tiny.partial" / "half").touch()
+    found = made(tmp_path / "tiny", lambda folder: folder.mkdir())
+    assert list(found.iterdir()) == []
