@@ -17,6 +17,8 @@ from pydantic import Field
 
 from hack.cluster import tools
 from llmops.config import Config, Model, Profile
+from llmops.desired.alerts import rule_file
+from llmops.desired.slo_rules import slo_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "llmops"
@@ -104,9 +106,35 @@ class Sources(Model):
 class ServiceMonitor(Model):
     """For the Prometheus operator."""
 
-    enabled: bool = Field(default=False, description="Create ServiceMonitors.")
+    enabled: Literal["Auto", "Always", "Never"] = Field(
+        default="Auto", description="Create ServiceMonitors. Auto: where the cluster has that kind."
+    )
     interval: str = Field(default="15s", description="Scrape interval.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels a Prometheus selects by.")
+
+
+class Rules(Model):
+    """Alerts on the gateway's promises, and what all rules have in common."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Create the SLO rules: a PrometheusRule where the cluster has that kind, else a ConfigMap with "
+        "the label llmops.dev/prometheus-rules.",
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels a Prometheus selects SLO rules by.")
+    runbooks: str = Field(
+        default="docs/runbooks.md", description="URL at which docs/runbooks.md is read; alerts link to its sections."
+    )
+
+
+class Prometheus(Model):
+    """Who is asked about drift."""
+
+    url: str = Field(
+        default="",
+        pattern="^(https?://.+)?$",
+        description="What comes before /api/v1, as in http://prometheus.monitoring:9090; empty: nobody is asked.",
+    )
 
 
 class Metrics(Model):
@@ -114,6 +142,8 @@ class Metrics(Model):
 
     namespaces: tuple[str, ...] = Field(default=("monitoring",), description="Namespaces whose pods may scrape.")
     service_monitor: ServiceMonitor = ServiceMonitor()
+    rules: Rules = Rules()
+    prometheus: Prometheus = Prometheus()
 
 
 class Switch(Model):
@@ -159,6 +189,11 @@ def crds() -> dict[Path, str]:
     return {CHART / "files" / "crds" / path.name: path.read_text() for path in sorted((ROOT / "crds").glob("*.yaml"))}
 
 
+def slo_rules() -> str:
+    """The SLO rules; the chart puts the page of runbooks in its place."""
+    return rule_file(slo_groups(runbooks="RUNBOOKS"))
+
+
 def install() -> str:
     """manifests/install.yaml: the chart's defaults in the namespace llmops-system."""
     namespace = yaml.safe_dump({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "llmops-system"}})
@@ -173,7 +208,8 @@ def images(rendered: str) -> str:
     documents = [document for document in yaml.safe_load_all(rendered) if document]
     pods = [document["spec"]["template"]["spec"] for document in documents if document["kind"] == "Deployment"]
     ours = {container["image"] for pod in pods for container in pod["containers"]}
-    (config,) = (document["data"]["config.yaml"] for document in documents if document["kind"] == "ConfigMap")
+    files = (document["data"] for document in documents if document["kind"] == "ConfigMap")
+    (config,) = (data["config.yaml"] for data in files if "config.yaml" in data)
     operator = Config.model_validate(yaml.safe_load(config))
     ours |= {operator.images.jobs, operator.images.trainer}
     engines = {profile.image for profile in operator.profiles.values()}
@@ -230,7 +266,8 @@ def _rows(whole: Json) -> list[tuple[str, str]]:
 
 def files() -> dict[Path, str]:
     """Every generated file that helm reads, with its content."""
-    return {CHART / "values.schema.json": schema(), **crds(), CHART / "README.md": readme()}
+    rules = CHART / "files" / "slo.rules.yaml"
+    return {CHART / "values.schema.json": schema(), **crds(), rules: slo_rules(), CHART / "README.md": readme()}
 
 
 def renderings() -> dict[Path, str]:

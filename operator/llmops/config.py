@@ -84,6 +84,16 @@ class Gateway(Model):
     )
 
 
+class Prometheus(Model):
+    """The Prometheus that scrapes the gateway and evaluates the generated rules."""
+
+    url: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description="What comes before /api/v1; none: nothing is asked, and spec.drift says so.",
+    )
+
+
 class Config(Model):
     """The whole configuration of one operator."""
 
@@ -94,6 +104,11 @@ class Config(Model):
     namespaces: tuple[str, ...] = Field(default=(), description="Namespaces to watch; empty: the whole cluster.")
     metrics_namespaces: tuple[str, ...] = Field(
         default=(), description="Namespaces whose pods may scrape engines, besides the gateway's."
+    )
+    prometheus: Prometheus = Prometheus()
+    runbooks: str = Field(
+        default="docs/runbooks.md",
+        description="URL at which docs/runbooks.md is read; every alert links to the section of its name.",
     )
     resync_seconds: Annotated[int, Field(ge=30)] = Field(
         default=600, description="Look at every object at least this often: a safety net, not the mechanism."

@@ -34,28 +34,31 @@ KEY_SECRET = {
     "metadata": {"name": "everything", "namespace": SYSTEM, "labels": {"llmops.dev/api-key": "true"}},
     "stringData": {"hash": hashlib.sha256(KEY.encode()).hexdigest(), "tenant": "all", "models": "*"},
 }
-# Kubernetes' multi-node workload, as far as an API server must know it.
-WORKERS = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "leaderworkersets.leaderworkerset.x-k8s.io"},
-    "spec": {
-        "group": "leaderworkerset.x-k8s.io",
-        "scope": "Namespaced",
-        "names": {"plural": "leaderworkersets", "kind": "LeaderWorkerSet"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "schema": {
-                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-                },
-            }
-        ],
-    },
-}
+
+
+def definition(plural: str, kind: str, group: str) -> Json:
+    """A kind of somebody else's operator, as far as an API server must know it."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {
+        "name": "v1",
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "schema": {"openAPIV3Schema": schema},
+    }
+    names = {"plural": plural, "kind": kind}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+OPTIONAL = [
+    definition("leaderworkersets", "LeaderWorkerSet", "leaderworkerset.x-k8s.io"),
+    definition("prometheusrules", "PrometheusRule", "monitoring.coreos.com"),
+]
 
 
 def account(component: str, release: str) -> str:
@@ -73,7 +76,8 @@ def plane(directory: Path) -> Iterator[ProxiedPlane]:
     with audited_plane(directory) as plane:
         for name in (SERVED, "team-b", OTHER):
             plane.kubectl("create", "namespace", name)
-        plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(WORKERS))
+        for kind in OPTIONAL:
+            plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(kind))
         for release, settings in (("llmops", ""), ("team", NAMESPACED)):
             rendered = chart("--set", "gateway.requireKeys=true", "--set", settings, release=release)
             plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rendered)
@@ -196,6 +200,12 @@ def pod_status(plane: ControlPlane, namespace: str, label: str, status: Json) ->
 
 def everything(plane: ControlPlane, namespace: str) -> None:
     """A life that needs each right once."""
+    # What is remembered of traffic, and no longer.
+    memory = ("get", "configmap", "-n", namespace, "-l", "llmops.dev/deployment=sees", "-o", "name")
+    apply(plane, namespace, "sees", model=IMAGE, replicas=0, drift={})
+    eventually(lambda: plane.kubectl(*memory), "a ConfigMap")
+    apply(plane, namespace, "sees", model=IMAGE, replicas=0)
+    eventually(lambda: not plane.kubectl(*memory), "no ConfigMap")
     # A size that is changed while the files of a new spec are fetched, and files that are not wanted any more.
     apply(plane, namespace, "moves", model=IMAGE, replicas=0)
     eventually(lambda: reasons(plane, namespace, "llmd", "moves").get("Ready") == "ScaledToZero", "its engines")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from llmops.api.drift import Watched
 from llmops.desired.alerts import baselines_config_map, prometheus_rule, rules_config_map
-from llmops.desired.drift_rules import Watched, drift_groups
+from llmops.desired.drift_rules import drift_groups
 from llmops.desired.slo_rules import slo_groups
 from llmops.judge.drift.baseline import Categories, Histogram
 from llmops.judge.drift.threshold import frozen

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llmops.cli.drift import _from_cumulative, app
+from llmops.cli.drift import app
 from llmops.judge.drift.baseline import Histogram
+from llmops.judge.drift.history import _from_cumulative
 
 TRACE = Path(__file__).parents[1] / "data/azure-llm-2023-conv.csv"
 

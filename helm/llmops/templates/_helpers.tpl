@@ -33,6 +33,20 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and $registry (not $hosted) }}{{ printf "%s/%s" (trimSuffix "/" $registry) $name }}{{ else }}{{ $name }}{{ end -}}
 {{- end }}
 
+{{- define "llmops.serviceMonitors" -}}
+{{- $wish := .Values.metrics.serviceMonitor.enabled -}}
+{{- if or (eq $wish "Always") (and (eq $wish "Auto") (.Capabilities.APIVersions.Has "monitoring.coreos.com/v1/ServiceMonitor")) }}true{{ end -}}
+{{- end }}
+
+{{- /* For a Prometheus that finds pods by annotations; with ServiceMonitors it would count everything twice. */ -}}
+{{- define "llmops.scrape" -}}
+{{- if not (include "llmops.serviceMonitors" .root) }}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .port | quote }}
+prometheus.io/path: /metrics
+{{- end }}
+{{- end }}
+
 {{- define "llmops.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -84,7 +98,9 @@ imagePullSecrets:
 {{- with .Values.sources.huggingFaceEndpoint }}{{ $_ := set $sources "huggingFaceEndpoint" . }}{{ end -}}
 {{- with .Values.sources.s3Endpoint }}{{ $_ := set $sources "s3Endpoint" . }}{{ end -}}
 {{- $images := dict "jobs" (include "llmops.image" (dict "root" . "image" .Values.serving.image)) "trainer" (include "llmops.image" (dict "root" . "image" .Values.trainer.image)) "pullPolicy" .Values.imagePullPolicy "pullSecrets" .Values.global.imagePullSecrets -}}
+{{- $prometheus := dict -}}
+{{- with .Values.metrics.prometheus.url }}{{ $_ := set $prometheus "url" . }}{{ end -}}
 {{- $labels := include "llmops.selector" (dict "root" . "component" "gateway") | fromYaml -}}
 {{- $gateway := dict "namespace" .Release.Namespace "service" (printf "%s-gateway" (include "llmops.fullname" .)) "labels" $labels -}}
-{{- dict "images" $images "gateway" $gateway "profiles" $profiles "sources" $sources "namespaces" .Values.namespaces "metricsNamespaces" .Values.metrics.namespaces "logLevel" .Values.operator.logLevel | toYaml -}}
+{{- dict "images" $images "gateway" $gateway "profiles" $profiles "sources" $sources "namespaces" .Values.namespaces "metricsNamespaces" .Values.metrics.namespaces "logLevel" .Values.operator.logLevel "runbooks" .Values.metrics.rules.runbooks "prometheus" $prometheus | toYaml -}}
 {{- end }}

@@ -135,6 +135,27 @@ class Reason(StrEnum):
     LOAD_UNKNOWN = "LoadUnknown"
     """No gateway reports load: replicas are held where they are, and never set to zero."""
 
+    # Drifted
+    LEARNING = "Learning"
+    """Drifted: there is no baseline yet, and the message says what is still needed. Of a FineTuneJob: the losses are
+    as they should be."""
+    REBASED = "Rebased"
+    """The owner said that this is the new normal: a new baseline is being learned."""
+    ARMED = "Armed"
+    """Every signal is compared with its baseline and lies below its bar."""
+    DRIFTING = "Drifting"
+    """A signal differs from its baseline; the message has score, threshold, sample, time and bins."""
+    ACKNOWLEDGED = "Acknowledged"
+    """A signal differs, and the owner knows: it alarms again only when it grows by half."""
+    TOO_FEW_SAMPLES = "TooFewSamples"
+    """The window holds too few requests to tell. A longer spec.drift.window sees more."""
+    NO_PROMETHEUS = "NoPrometheus"
+    """No Prometheus is configured, or it does not answer."""
+    RULES_NOT_LOADED = "RulesNotLoaded"
+    """Prometheus does not evaluate the generated rules; the message says where they are."""
+    SIGNAL_MISSING = "SignalMissing"
+    """There is traffic, and Prometheus has no series with the baseline's buckets."""
+
     # FineTuneJob
     VALIDATING = "Validating"
     """The data set is being checked on a CPU; no accelerator is taken yet."""
@@ -160,8 +181,6 @@ class Reason(StrEnum):
     """The loss is not a number, or three times what it was at first. Lower the learning rate."""
     OVERFITTING = "Overfitting"
     """Evaluation after evaluation is worse while the training loss falls; the best checkpoint is what is exported."""
-    LEARNING = "Learning"
-    """The losses are as they should be."""
     NO_PROGRESS = "NoProgress"
     """Two attempts failed at the same step; trying again would not help."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"

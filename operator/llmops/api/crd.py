@@ -73,6 +73,7 @@ LLM_DEPLOYMENT = Kind(
         Column("Model", ".spec.model.source", "Where the model comes from."),
         Column("Accelerator", ".spec.accelerator.profile", "What it computes on.", wide=True),
         Column("Endpoint", ".status.endpoint", "Base URL for clients.", wide=True),
+        Column("Drift", _condition("Drifted", "reason"), "Whether traffic is what it was.", wide=True),
         _AGE,
     ),
     scale=(".spec.replicas", ".status.replicas", ".status.selector"),
@@ -137,7 +138,7 @@ def definition(kind: Kind) -> Json:
 
 def text(kind: Kind) -> str:
     """The CustomResourceDefinition as the file in `crds/` has it."""
-    body = yaml.safe_dump(definition(kind), sort_keys=False, allow_unicode=True, width=120)
+    body = yaml.safe_dump(definition(kind), sort_keys=False, allow_unicode=True, width=10_000)
     return f"# Printed by `python -m llmops.api.crd --write crds`; change the models instead.\n{body}"
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmops.api.autoscaling import AutoscalingSpec, ScalingSchedule, ScalingTarget
+from llmops.api.drift import DriftSpec
 from llmops.api.engine_args import EngineArgs
 from llmops.api.fields import ImageName, ModelName, ObjectName, ProfileName, SecretRef, sources
 from llmops.api.llm_status import AdapterStatus, LLMDeploymentStatus, ModelStatus, WeightsStatus
@@ -235,6 +236,9 @@ class LLMDeploymentSpec(SpecModel):
         default=None, description="Let measured load decide the number of replicas. In place of replicas."
     )
     gateway: GatewaySpec = Field(default=GatewaySpec(), description="How the gateway treats requests for this model.")
+    drift: DriftSpec | None = Field(
+        default=None, description="Watch the traffic for change; needs a Prometheus. Default: not watched."
+    )
     pod: PodSpec = Field(default=PodSpec(), description="Wishes about the pods, beyond the accelerator profile.")
     rules = (
         Rule(

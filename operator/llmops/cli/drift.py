@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from llmops import names
-from llmops.api.drift import WINDOW_SECONDS, Signal
-from llmops.api.drift import Window as WindowLength
-from llmops.judge.drift.baseline import BucketsChangedError, Categories, Distribution, Histogram, counted
-from llmops.judge.drift.replay import Replay, Window, replay
+from llmops.api.drift import WINDOW_SECONDS, Signal, Window
+from llmops.judge.drift.baseline import BucketsChangedError, Categories, Distribution, counted
+from llmops.judge.drift.history import METRICS, moments, query, windows
+from llmops.judge.drift.replay import Replay, Stretch, replay
 
 app = typer.Typer(name="drift", help="Watch traffic for change.", no_args_is_help=True)
 
-# Where each signal stands in a gateway's metrics and in a CSV; the trace of Azure's published dataset is read as it is.
-METRICS: dict[Signal, str] = {
-    "PromptTokens": "llmops_gateway_prompt_tokens_bucket",
-    "CompletionTokens": "llmops_gateway_completion_tokens_bucket",
-    "FinishReason": "llmops_gateway_finish_reason_total",
-}
+# Where each signal stands in a CSV; the trace of Azure's published dataset is read as it is.
 COLUMNS: dict[Signal, tuple[str, ...]] = {
     "PromptTokens": ("prompt_tokens", "ContextTokens"),
     "CompletionTokens": ("completion_tokens", "GeneratedTokens"),
@@ -41,7 +35,7 @@ class HistoryError(Exception):
     """The history cannot be read; the message says what to change."""
 
 
-def csv_history(path: Path, *, requests: int) -> dict[Signal, list[Window]]:
+def csv_history(path: Path, *, requests: int) -> dict[Signal, list[Stretch]]:
     """Windows of so many consecutive requests, for every signal the file has a column for; a last part is dropped.
 
     Raises:
@@ -60,7 +54,7 @@ def csv_history(path: Path, *, requests: int) -> dict[Signal, list[Window]]:
         moments = [_moment(row[time]) for row in rows]
         return {
             signal: [
-                Window(
+                Stretch(
                     moments[i], moments[i + requests - 1], _counts(signal, [r[name] for r in rows[i : i + requests]])
                 )
                 for i in range(0, len(rows) - requests + 1, requests)
@@ -73,8 +67,8 @@ def csv_history(path: Path, *, requests: int) -> dict[Signal, list[Window]]:
 
 
 def prometheus_history(
-    client: httpx.Client, *, namespace: str, model: str, start: datetime, end: datetime, length: WindowLength
-) -> dict[Signal, list[Window]]:
+    client: httpx.Client, *, namespace: str, model: str, start: datetime, end: datetime, length: Window
+) -> dict[Signal, list[Stretch]]:
     """Windows of this length, one after the other, for every signal that Prometheus has series of.
 
     Args:
@@ -89,14 +83,11 @@ def prometheus_history(
         HistoryError: Prometheus does not answer, or refuses.
     """
     found = {}
-    for signal, metric in METRICS.items():
-        label = "reason" if signal == "FinishReason" else "le"
-        where = f"namespace={json.dumps(namespace)},model={json.dumps(model)}"
-        query = f"sum by ({label}) (increase({metric}{{{where}}}[{length}]))"
-        step = timedelta(seconds=WINDOW_SECONDS[length])
-        series = _query_range(client, query, start + step, end, step)
+    first, last, step = moments(start, end, length)
+    for signal in METRICS:
+        series = _query_range(client, query(signal, namespace=namespace, model=model, window=length), first, last, step)
         if series:
-            found[signal] = [Window(at - step, at, counts) for at, counts in _distributions(signal, label, series)]
+            found[signal] = windows(signal, series, length)
     return found
 
 
@@ -111,29 +102,6 @@ def _query_range(client: httpx.Client, query: str, start: datetime, end: datetim
         raise HistoryError(f"Prometheus at {client.base_url} does not answer: {silent}") from silent
     result: list[Any] = answer.json()["data"]["result"]
     return result
-
-
-def _distributions(signal: Signal, label: str, series: Sequence[Any]) -> list[tuple[datetime, Distribution]]:
-    """Series by label value, turned into one distribution per moment."""
-    moments: dict[float, dict[str, float]] = {}
-    for each in series:
-        for at, value in each["values"]:
-            moments.setdefault(float(at), {})[each["metric"].get(label, "")] = max(float(value), 0.0)
-    return [
-        (datetime.fromtimestamp(at, UTC), Categories(by) if signal == "FinishReason" else _from_cumulative(by))
-        for at, by in sorted(moments.items())
-    ]
-
-
-def _from_cumulative(by_edge: dict[str, float]) -> Histogram:
-    """`le` in any spelling; both spellings of one edge are two runs of the same counter and are added up."""
-    upto: dict[float, float] = {}
-    for le, count in by_edge.items():
-        upto[float(le)] = upto.get(float(le), 0.0) + count
-    ordered = sorted(upto)
-    values = [upto[edge] for edge in ordered]
-    counts = tuple(max(b - a, 0.0) for a, b in pairwise([0.0, *values]))
-    return Histogram(tuple(int(edge) for edge in ordered[:-1]), counts)
 
 
 def _moment(text: str) -> datetime:
@@ -237,7 +205,7 @@ def replay_command(
 
 def _recorded(
     url: str | None, namespace: str, model: str | None, window: str, *, start: datetime | None, end: datetime | None
-) -> dict[Signal, list[Window]]:
+) -> dict[Signal, list[Stretch]]:
     length = next((each for each in WINDOW_SECONDS if each == window), None)
     if not url or not model or length is None:
         raise HistoryError(

@@ -21,8 +21,7 @@ from math import log
 from textwrap import dedent
 from typing import Any
 
-from llmops import names
-from llmops.api.drift import OTHER, FrozenBaseline, Signal, Window
+from llmops.api.drift import OTHER, FrozenBaseline, Signal, Watched, Window, evaluation_seconds
 
 Rule = dict[str, Any]
 
@@ -39,23 +38,13 @@ _LAST_EDGE = 'hi="+Inf"'
 WEEK_TOLERANCE = 2  # how far above its threshold a signal may lie and still be excused by the same hour last week
 
 
-@dataclass(frozen=True, kw_only=True)
-class Watched:
-    """Whose traffic: one model of one namespace, or one adapter of it (None: all its traffic)."""
-
-    namespace: str
-    model: str
-    adapter: str | None = None
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """As the gateway's metrics and the recorded series carry them."""
-        both = {"namespace": self.namespace, "model": self.model}
-        return both if self.adapter is None else both | {"adapter": self.adapter}
-
-
 def drift_groups(
-    watched: Watched, baselines: Sequence[FrozenBaseline], *, window: Window, runbooks: str | None = None
+    watched: Watched,
+    baselines: Sequence[FrozenBaseline],
+    *,
+    window: Window,
+    persistence_seconds: int = 900,
+    runbooks: str | None = None,
 ) -> list[dict[str, Any]]:
     """The rule groups of one deployment: its scores and alerts, and what is only looked at beside them.
 
@@ -63,9 +52,11 @@ def drift_groups(
         watched: Whose traffic.
         baselines: One per signal; signals that are still learning have none, and without any there are no groups.
         window: How much recent traffic is compared.
-        runbooks: Base URL of the runbooks; None leaves the annotation out.
+        persistence_seconds: How long a signal must lie over its bar before the alert fires.
+        runbooks: URL of the page of runbooks; None leaves the annotation out.
     """
-    signals = [_Expressions(watched, each, window, runbooks) for each in baselines]
+    held = duration(persistence_seconds)
+    signals = [_Expressions(watched, each, window, held, runbooks) for each in baselines]
     if not signals:
         return []
     suffix = () if watched.adapter is None else (watched.adapter,)
@@ -74,9 +65,22 @@ def drift_groups(
     beside = [rule for signal in signals for rule in signal.companions()]
     # Nothing urgent hangs on the second group. Four minutes: a series counts as gone after five.
     return [
-        {"name": name, "interval": "1m", "rules": now},
+        {"name": name, "interval": duration(evaluation_seconds(window)), "rules": now},
         {"name": f"{name}-companions", "interval": "4m", "rules": beside},
     ]
+
+
+def duration(seconds: int) -> str:
+    """As Prometheus prints it."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def runbook(page: str | None, alert: str) -> dict[str, str]:
+    """The annotation that leads from an alert to its section of the page of runbooks."""
+    return {"runbook_url": f"{page}#{alert.lower()}"} if page else {}
 
 
 def quoted(text: str) -> str:
@@ -96,6 +100,7 @@ class _Expressions:
     watched: Watched
     baseline: FrozenBaseline
     window: Window
+    held: str
     runbooks: str | None
 
     def rules(self) -> list[Rule]:
@@ -132,8 +137,7 @@ class _Expressions:
 
     @property
     def identity(self) -> str:
-        """The baseline as a label; it differs between deployments even where their baselines do not."""
-        return names.digest([self.watched.labels, self.baseline.digest], length=8)
+        return self.watched.identity(self.baseline)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -300,7 +304,7 @@ class _Expressions:
             "LLMTrafficDrift",
             expression,
             self.labels,
-            held="15m",
+            held=self.held,
             summary=f"{self.name}: {bar.signal} drifted, debiased PSI {_DECIMALS} over {bar.threshold:.3f}",
             description=f"Bins that contribute most: {{{{ range query `topk(3, {bins})` }}}}{{{{ .Labels.bin }}}} "
             f'({{{{ printf "%.3f" .Value }}}}) {{{{ end }}}}of {{{{ range query `{requests}` }}}}'
@@ -349,13 +353,12 @@ class _Expressions:
         return "/".join(self.watched.labels.values())
 
     def alert(self, name: str, expression: str, labels: dict[str, str], *, held: str, **texts: str) -> Rule:
-        runbook = {"runbook_url": f"{self.runbooks.rstrip('/')}/{name}"} if self.runbooks else {}
         return {
             "alert": name,
             "expr": dedent(expression).strip(),
             "for": held,
             "labels": labels | {"severity": "warning"},
-            "annotations": texts | runbook,
+            "annotations": texts | runbook(self.runbooks, name),
         }
 
 

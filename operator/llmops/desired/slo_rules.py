@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from llmops.desired.drift_rules import runbook
+
 Rule = dict[str, Any]
 
 BY = "namespace, model"
@@ -142,5 +144,5 @@ def _queues(runbooks: str | None) -> list[Rule]:
 
 
 def _rule(name: str, expr: str, labels: dict[str, str], *, held: str, summary: str, runbooks: str | None) -> Rule:
-    runbook = {"runbook_url": f"{runbooks.rstrip('/')}/{name}"} if runbooks else {}
-    return {"alert": name, "expr": expr, "for": held, "labels": labels, "annotations": {"summary": summary} | runbook}
+    annotations = {"summary": summary} | runbook(runbooks, name)
+    return {"alert": name, "expr": expr, "for": held, "labels": labels, "annotations": annotations}

@@ -28,6 +28,7 @@ _ORDER: tuple[str, ...] = (
     ConditionType.WEIGHTS_READY,
     ConditionType.PROGRESSING,
     ConditionType.SCALING_ACTIVE,
+    ConditionType.DRIFTED,
     ConditionType.RECONCILING,
     ConditionType.STALLED,
 )
@@ -90,6 +91,7 @@ def of(
     serving: Serving,
     weights: Weights,
     scaling: Verdict,
+    drifted: Verdict | None,
     desired: int,
     claim: str | None,
     selector: str,
@@ -104,6 +106,7 @@ def of(
         ConditionType.WEIGHTS_READY: weights.verdict,
         ConditionType.PROGRESSING: moving,
         ConditionType.SCALING_ACTIVE: scaling,
+        **({ConditionType.DRIFTED: drifted} if drifted else {}),
         **abnormal(moving, settled=moving.reason == Reason.UP_TO_DATE),
     }
     before = llm.status

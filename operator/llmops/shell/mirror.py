@@ -68,18 +68,24 @@ class Mirror:
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
     ) -> None:
-        """`optional` kinds are followed once the cluster serves them; being whole does not wait for them."""
+        """`optional` kinds are followed once the cluster serves them; being whole waits for those it does serve."""
         self._cluster, self._resources, self._on_change = cluster, tuple(resources), on_change
         self._optional = tuple(optional)
+        self._served: set[Resource] = set()
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._objects: dict[tuple[str, str, str], tuple[bytes, frozenset[Key]]] = {}
         self._by_owner: dict[Key, set[tuple[str, str, str]]] = defaultdict(set)
-        self._missing = {(resource, namespace) for resource in self._resources for namespace in self._namespaces}
+        every = (*self._resources, *self._optional)
+        self._missing = {(resource, namespace) for resource in every for namespace in self._namespaces}
         self.ready = asyncio.Event()
 
     def children(self, owner: Key) -> list[Json]:
         """Copies of everything `owner` has, in a stable order."""
         return [orjson.loads(self._objects[name][0]) for name in sorted(self._by_owner.get(owner, ()))]
+
+    def serves(self, resource: Resource) -> bool:
+        """Whether the cluster has an optional kind; a kind that is installed later is noticed within a minute."""
+        return resource in self._served
 
     def put(self, manifest: Json) -> None:
         """Take over what a write just returned, so that the next look does not see an older world."""
@@ -95,16 +101,23 @@ class Mirror:
                 group.create_task(self._await_and_follow(resource))
 
     async def _await_and_follow(self, resource: Resource) -> None:
-        while True:
-            try:
-                if await self._cluster.serves(resource):
-                    break
-            except (Unavailable, Refused) as error:
-                log.warning("cannot ask for a kind", kind=resource.kind, error=str(error))
+        while not await self._asked(resource):
+            for namespace in self._namespaces:
+                self._listed(resource, namespace)  # nothing of it can exist
             await asyncio.sleep(UNSERVED_SECONDS)
+        self._served.add(resource)
         async with asyncio.TaskGroup() as group:
             for namespace in self._namespaces:
                 group.create_task(self._follow(resource, namespace))
+
+    async def _asked(self, resource: Resource) -> bool:
+        """Whether the kind is served: an answer, however often it takes to get one."""
+        while True:
+            try:
+                return await self._cluster.serves(resource)
+            except (Unavailable, Refused) as error:
+                log.warning("cannot ask for a kind", kind=resource.kind, error=str(error))
+                await asyncio.sleep(RETRY_SECONDS[1])
 
     async def _follow(self, resource: Resource, namespace: str | None) -> None:
         query = {"labelSelector": names.selector(names.MANAGED_BY)}
@@ -140,10 +153,13 @@ class Mirror:
         ]
         for name in gone:
             self._drop(name)
+        self._listed(resource, namespace)
+        return version
+
+    def _listed(self, resource: Resource, namespace: str | None) -> None:
         self._missing.discard((resource, namespace))
         if not self._missing:
             self.ready.set()
-        return version
 
     def _take(self, change: Change) -> None:
         if change.type == "BOOKMARK":

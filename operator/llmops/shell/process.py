@@ -21,7 +21,9 @@ from llmops.shell.costs import Costs
 from llmops.shell.leadership import Leadership
 from llmops.shell.metrics import Metrics
 from llmops.shell.mirror import Key, Mirror
+from llmops.shell.prometheus import Prometheus
 from llmops.shell.resources import (
+    CONFIG_MAP,
     DEPLOYMENT,
     FINE_TUNE_JOB,
     JOB,
@@ -31,17 +33,20 @@ from llmops.shell.resources import (
     PERSISTENT_VOLUME_CLAIM,
     POD,
     POD_DISRUPTION_BUDGET,
+    PROMETHEUS_RULE,
     SERVICE,
 )
 from llmops.shell.signals import Signals
 from llmops.shell.sizes import Sizes
+from llmops.shell.traffic import Traffic
 from llmops.shell.wakeups import Outcome, Wakeups
 from llmops.shell.world import World
 
 log = structlog.get_logger()
 
 LEASE_NAME = "llmops-operator"
-CHILDREN = (DEPLOYMENT, JOB, NETWORK_POLICY, PERSISTENT_VOLUME_CLAIM, POD, POD_DISRUPTION_BUDGET, SERVICE)
+CHILDREN = (CONFIG_MAP, DEPLOYMENT, JOB, NETWORK_POLICY, PERSISTENT_VOLUME_CLAIM, POD, POD_DISRUPTION_BUDGET, SERVICE)
+OPTIONAL_CHILDREN = (LEADER_WORKER_SET, PROMETHEUS_RULE)
 RECONCILERS = {LLM_DEPLOYMENT.kind: reconcile.llm_deployment, FINE_TUNE_JOB.kind: tuning.fine_tune_job}
 
 
@@ -96,6 +101,7 @@ class Process:
             self._metrics.leading(active=False)
             await leadership.release()
             await signals.close()
+            await world.traffic.close()
             await runner.cleanup()
             await cluster.close()
             await lease_cluster.close()
@@ -119,16 +125,17 @@ class Process:
                 wakeups.wake(key, after=after.total_seconds())
             costs.busy(key, sizes.in_flight(key))
 
-        mirror = Mirror(
-            cluster, CHILDREN, optional=(LEADER_WORKER_SET,), namespaces=self._config.namespaces, on_change=wake
-        )
+        namespaces = self._config.namespaces
+        mirror = Mirror(cluster, CHILDREN, optional=OPTIONAL_CHILDREN, namespaces=namespaces, on_change=wake)
+        url = self._config.prometheus.url
+        traffic = Traffic(Prometheus(url) if url else None, wake, now=_now, jitter=random.random)
         signals = Signals(on_change=woken_by_load)
         sizes = Sizes(signals, _now)
         self._metrics.watch_queue(lambda: wakeups.depth, lambda: wakeups.lateness)
         self._wake = wake
         costs = Costs(time.monotonic)
         self._metrics.registry.register(costs)
-        world = World(cluster, mirror, sizes, costs, self._config, _now)
+        world = World(cluster, mirror, sizes, costs, traffic, self._config, _now)
         return world, wakeups, signals
 
     async def _lead(
@@ -139,6 +146,7 @@ class Process:
         parts = [
             leadership.keep(),
             world.mirror.run(),
+            world.traffic.run(),
             gateways.follow(
                 cluster, gateway.namespace, names.gateway_internal(gateway.service), signals.update_gateways
             ),

@@ -20,7 +20,7 @@ from llmops.desired.adapters import Adapter
 from llmops.judge import adapters, cost, pods, scaling, status
 from llmops.judge.status import Serving
 from llmops.judge.verdict import Verdict, shortened
-from llmops.shell import observe, report
+from llmops.shell import drift, observe, report
 from llmops.shell.converge import converge
 from llmops.shell.mirror import Key
 from llmops.shell.resources import LEADER_WORKER_SET, LLM_DEPLOYMENT
@@ -39,6 +39,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
     if live is None or live["metadata"].get("deletionTimestamp"):
         world.sizes.forget(key)
         world.costs.forget(key)
+        world.traffic.forget(key)
         return None  # its children carry its owner reference: Kubernetes deletes them
     try:
         llm = LLMDeployment.from_manifest(live)
@@ -51,6 +52,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         decision = world.sizes.decide(
             key, scaling.Limits.of(llm.spec), _scale(seen.serving), report.last_change(llm.status)
         )
+        watch = await drift.watch(llm, live, key, seen, world)
         wanted = serving.objects(
             llm,
             world.config,
@@ -59,6 +61,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
             surge=status.may_surge(seen.serving, now),
             adapters=_finished(llm, seen),
         )
+        wanted += watch.objects
         await _require(wanted, world)
         done = await _converge(live, wanted, seen, decision.replicas, world)
     except NeedsUser as problem:
@@ -73,6 +76,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         serving=seen.serving,
         weights=seen.weights,
         scaling=_scaling_verdict(decision),
+        drifted=watch.verdict,
         desired=decision.replicas,
         claim=weights.mounted_claim(llm),
         selector=names.selector(metadata.selector(llm, engine.COMPONENT)),

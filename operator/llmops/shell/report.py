@@ -55,7 +55,8 @@ async def events(
         if old.get(condition.type) == condition.reason or condition.reason in told or _dull(condition):
             continue
         told.add(condition.reason)
-        warning = condition.status == "False" and condition.reason not in _CALM
+        bad = condition.status == ("True" if condition.type == ConditionType.DRIFTED else "False")
+        warning = bad and condition.reason not in _CALM
         identity = (condition.type, condition.reason, int(now.timestamp() // 60))
         event = _event(
             live,
@@ -74,6 +75,12 @@ async def scaled(cluster: Cluster, live: Json, change: scaling.Change) -> None:
     identity = ("Scale", change.before, change.after, change.at.isoformat())
     event = _event(live, action="Scale", reason=change.reason, note=str(change), at=change.at, identity=identity)
     await _tell(cluster, event)
+
+
+async def did(cluster: Cluster, live: Json, *, action: str, reason: str, note: str, now: datetime) -> None:
+    """An Event about something that was done, which no condition says; once a minute at most."""
+    identity = (action, reason, int(now.timestamp() // 60))
+    await _tell(cluster, _event(live, action=action, reason=reason, note=note, at=now, identity=identity))
 
 
 async def _tell(cluster: Cluster, event: Json) -> None:
@@ -116,6 +123,7 @@ _CALM = {
     Reason.TRAINING,
     Reason.RESUMING,
     Reason.SUSPENDED,
+    Reason.ACKNOWLEDGED,
 }
 
 
@@ -123,8 +131,14 @@ _CALM = {
 _TOLD = {ConditionType.READY, ConditionType.COMPLETE, ConditionType.FAILED}
 
 
+# Of drift only this: Unknown comes and goes with every quiet hour.
+_ALARMING = {Reason.DRIFTING, Reason.ACKNOWLEDGED, Reason.RULES_NOT_LOADED}
+
+
 def _dull(condition: Condition) -> bool:
     """Whether nobody needs an Event: what is as it should be, or only is how it was asked for."""
+    if condition.type == ConditionType.DRIFTED:
+        return condition.reason not in _ALARMING
     return condition.reason == Reason.FIXED_SIZE or (condition.status == "True" and condition.type not in _TOLD)
 
 

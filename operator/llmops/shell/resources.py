@@ -39,6 +39,7 @@ NODE = Resource("v1", "Node", "nodes")
 PERSISTENT_VOLUME_CLAIM = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 POD = Resource("v1", "Pod", "pods")
 POD_DISRUPTION_BUDGET = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+PROMETHEUS_RULE = Resource("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules")
 SERVICE = Resource("v1", "Service", "services")
 
 LLM_DEPLOYMENT = Resource(names.API_VERSION, "LLMDeployment", "llmdeployments")

@@ -11,6 +11,7 @@ from llmops.shell.cluster import Cluster
 from llmops.shell.costs import Costs
 from llmops.shell.mirror import Mirror
 from llmops.shell.sizes import Sizes
+from llmops.shell.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -21,5 +22,6 @@ class World:
     mirror: Mirror
     sizes: Sizes
     costs: Costs
+    traffic: Traffic
     config: Config
     now: Callable[[], datetime]

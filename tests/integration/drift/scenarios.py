@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmops import names
-from llmops.api.drift import FrozenBaseline
-from llmops.desired.drift_rules import Watched
+from llmops.api.drift import FrozenBaseline, Watched
 from llmops.judge.drift.baseline import Categories, Histogram, counted
 from llmops.judge.drift.threshold import frozen
 

@@ -1,6 +1,6 @@
 """A real Prometheus with an hour of the Azure trace (and the same hour of last week) in its database.
 
-Its recorded scores must be those Python computes from the same counts, cheaply and with few series.
+Its recorded scores must be those Python computes from the same counts, with few series.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import httpx
 import pytest
 
 from llmops import names
-from llmops.api.drift import FrozenBaseline, Signal
+from llmops.api.drift import FrozenBaseline, Signal, Watched
 from llmops.cli.drift import prometheus_history
 from llmops.desired.alerts import rule_file
-from llmops.desired.drift_rules import Watched, drift_groups
+from llmops.desired.drift_rules import drift_groups
 from llmops.judge.drift.baseline import Categories, counted
 from llmops.judge.drift.statistic import score
 from llmops.judge.drift.threshold import frozen
@@ -39,8 +39,6 @@ METRICS: dict[Signal, str] = {
 }
 GATEWAYS, SCRAPE_SECONDS, WEEK_SECONDS = 2, 15, 604_800
 HISTORY_SECONDS = 3900  # it ends now: Prometheus records nothing that is older than its newest block
-# Five milliseconds on a machine that does nothing else; tests run beside other work.
-BUDGET_SECONDS = 0.010
 
 
 @dataclass(frozen=True)
@@ -214,24 +212,6 @@ def test_few_series_per_deployment(prometheus: Prometheus, record_property: Call
     [total] = prometheus.query('count({__name__=~"llmops:drift_.+"})')
     record_property("series", total["value"][1])
     assert int(total["value"][1]) <= 300
-
-
-def test_evaluation_is_cheap(prometheus: Prometheus, record_property: Callable[[str, object], None]) -> None:
-    best: dict[int, float] = {}
-    looks = 0
-
-    def enough() -> bool:
-        nonlocal looks
-        group = httpx.get(f"{prometheus.url}/api/v1/rules", timeout=10).json()["data"]["groups"][0]
-        for index, rule in enumerate(group["rules"]):
-            best[index] = min(rule["evaluationTime"], best.get(index, math.inf))
-        looks += 1
-        return looks >= 60
-
-    prometheus.wait("sixty looks at the evaluation", enough)
-    record_property("evaluation_ms", sum(best.values()) * 1e3)
-    # Each rule's best: its other times measure what else the machine was doing.
-    assert sum(best.values()) <= BUDGET_SECONDS
 
 
 def test_replay_reads_the_history_back(prometheus: Prometheus) -> None:

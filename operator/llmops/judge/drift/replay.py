@@ -13,7 +13,7 @@ from llmops.judge.drift.threshold import SMALLEST_SAMPLE, against, exceeds, froz
 
 
 @dataclass(frozen=True)
-class Window:
+class Stretch:
     """What arrived from `start` until `end`."""
 
     start: datetime
@@ -25,7 +25,7 @@ class Window:
 class Judged:
     """One window's verdict; `score` None: no request. `over`: it passes all three bars."""
 
-    window: Window
+    window: Stretch
     score: Score | None
     over: bool
 
@@ -43,7 +43,7 @@ class Replay:
         return tuple(each for each in self.judged if each.over)
 
 
-def replay(signal: Signal, history: Sequence[Window], *, learn: int, signals: int) -> Replay:
+def replay(signal: Signal, history: Sequence[Stretch], *, learn: int, signals: int) -> Replay:
     """Freeze a baseline from the first `learn` windows and judge the others against it.
 
     Raises:

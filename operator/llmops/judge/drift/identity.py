@@ -1,0 +1,39 @@
+"""What a baseline is valid for, as a digest: with another one, what was learned says nothing."""
+
+from __future__ import annotations
+
+from llmops import names
+from llmops.api.drift import Signal
+from llmops.api.llm_deployment import LLMDeployment, ModelStatus
+from llmops.config import Config
+
+TEMPLATE_ARGS = ("chat-template", "chat-template-content-format", "tokenizer", "tokenizer-mode")
+
+
+def keys(llm: LLMDeployment, model: ModelStatus, config: Config) -> dict[Signal, str]:
+    """The key of each signal.
+
+    What clients send is counted by the tokenizer and the chat template: it stays what it was when only a revision
+    changes. What the model answers hangs on its bytes, its engine and its adapters as well.
+
+    Args:
+        llm: The deployment.
+        model: Which bytes are served.
+        config: The operator's, for the image of a profile.
+    """
+    engine, profile = llm.spec.engine, config.profiles.get(llm.spec.accelerator.profile)
+    requests = [
+        names.TOKEN_BUCKETS,
+        llm.spec.model.source,
+        {key: value for key, value in engine.args.items() if key in TEMPLATE_ARGS},
+    ]
+    answers = [
+        *requests,
+        model.revision,
+        model.digest,
+        engine.image or (profile.image if profile else None),
+        engine.model_dump(mode="json", include={"dtype", "quantization", "max_model_len", "args"}),
+        [(adapter.name, adapter.digest) for adapter in llm.status.adapters],
+    ]
+    sent, answered = names.digest(requests), names.digest(answers)
+    return {"PromptTokens": sent, "CompletionTokens": answered, "FinishReason": answered}
