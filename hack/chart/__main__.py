@@ -16,6 +16,8 @@ import yaml
 from pydantic import Field
 
 from hack.cluster import tools
+from hack.dashboards.grafana import printed
+from hack.dashboards.questions import DASHBOARDS
 from llmops.config import Config, Model, Profile
 from llmops.desired.alerts import rule_file
 from llmops.desired.slo_rules import slo_groups
@@ -107,7 +109,7 @@ class ServiceMonitor(Model):
     """For the Prometheus operator."""
 
     enabled: Literal["Auto", "Always", "Never"] = Field(
-        default="Auto", description="Create ServiceMonitors. Auto: where the cluster has that kind."
+        default="Auto", description="Create ServiceMonitors and PodMonitors. Auto: where the cluster has these kinds."
     )
     interval: str = Field(default="15s", description="Scrape interval.")
     labels: dict[str, str] = Field(default_factory=dict, description="Labels a Prometheus selects by.")
@@ -137,6 +139,14 @@ class Prometheus(Model):
     )
 
 
+class Dashboards(Model):
+    """Grafana's, as ConfigMaps that its sidecar loads."""
+
+    enabled: bool = Field(default=False, description="Create the ConfigMaps.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Labels the sidecar selects by.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Such as the folder, for the sidecar.")
+
+
 class Metrics(Model):
     """Who may scrape."""
 
@@ -144,6 +154,7 @@ class Metrics(Model):
     service_monitor: ServiceMonitor = ServiceMonitor()
     rules: Rules = Rules()
     prometheus: Prometheus = Prometheus()
+    dashboards: Dashboards = Dashboards()
 
 
 class Switch(Model):
@@ -192,6 +203,11 @@ def crds() -> dict[Path, str]:
 def slo_rules() -> str:
     """The SLO rules; the chart puts the page of runbooks in its place."""
     return rule_file(slo_groups(runbooks="RUNBOOKS"))
+
+
+def dashboards() -> dict[Path, str]:
+    """Grafana's dashboards, one file each."""
+    return {CHART / "files" / "dashboards" / f"{each.uid}.json": printed(each) for each in DASHBOARDS}
 
 
 def install() -> str:
@@ -267,7 +283,13 @@ def _rows(whole: Json) -> list[tuple[str, str]]:
 def files() -> dict[Path, str]:
     """Every generated file that helm reads, with its content."""
     rules = CHART / "files" / "slo.rules.yaml"
-    return {CHART / "values.schema.json": schema(), **crds(), rules: slo_rules(), CHART / "README.md": readme()}
+    return {
+        CHART / "values.schema.json": schema(),
+        **crds(),
+        **dashboards(),
+        rules: slo_rules(),
+        CHART / "README.md": readme(),
+    }
 
 
 def renderings() -> dict[Path, str]:

@@ -101,7 +101,7 @@ def values(images: dict[str, str], profiles: dict[str, object]) -> dict[str, obj
         **({"trainer": {"image": _split(trainer)}} if trainer else {}),
         "operator": {"image": operator},
         "serving": {"image": serving},
-        "profiles": {"cpu": {"image": images["engine-cpu"]}, **more},
+        "profiles": {"cpu": {"image": images["engine-cpu"], "pricePerHour": "0.36"}, **more},
         "sources": {"huggingFaceEndpoint": f"http://demo-hub.{HUB}.svc", "allowPrivateNetworks": True},
     }
 
