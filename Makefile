@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-down test test-fast lint generate venv tools clean bench-%
+.PHONY: help demo demo-down test test-fast lint generate venv tools images clean bench-%
 
 help: ## Show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -16,7 +16,7 @@ demo: ## From an empty machine to a streamed answer of a real model on a real cl
 demo-down: ## Undo it: no process, mount, interface or file stays outside the cache
 	@$(PYTHON) -m hack.demo down
 
-test: venv tools ## Every test, on a real API server and a real node
+test: venv tools images ## Every test, on a real API server and a real node
 	@$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/golden tests/apiserver tests/integration
 	@$(BIN)/pytest tests/e2e
 
@@ -41,6 +41,10 @@ venv: $(VENV)/.complete ## The environment for development, from hashes
 
 tools: venv ## The programs of a cluster, built from source (no test has to wait for a compiler)
 	@$(BIN)/python -m hack.cluster tools
+
+images: venv ## The images that run on the node (no test has to wait for a build)
+	@$(BIN)/python -c 'from hack.cluster import tools; tools.install_packages(tools.IMAGE_PACKAGES)'
+	@$(BIN)/python -m hack.images build
 
 $(VENV)/.complete: hack/locks/dev.txt pyproject.toml
 	$(PYTHON) -m hack.devenv $(VENV)
