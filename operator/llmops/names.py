@@ -22,6 +22,9 @@ LABEL_WEIGHTS = f"{GROUP}/weights"
 LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_API_KEY = f"{GROUP}/api-key"
 DIGEST_ANNOTATION = f"{GROUP}/applied"
+# On an engine pod: the adapters it provably serves, by comma, for the gateway; and what that was found by.
+ADAPTERS_ANNOTATION = f"{GROUP}/adapters"
+ADAPTERS_RECORD = f"{GROUP}/adapters-record"
 
 ENGINE_PORT = 8000
 GATEWAY_PORT = 8080
@@ -30,6 +33,7 @@ OPERATOR_HEALTH_PORT = 8081
 LOAD_STREAM = "/loadstream"
 
 WEIGHTS_MOUNT = "/models"
+ADAPTERS_MOUNT = "/adapters"
 TERMINATION_LOG = "/dev/termination-log"
 
 

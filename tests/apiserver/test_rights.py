@@ -228,6 +228,11 @@ def everything(plane: ControlPlane, namespace: str) -> None:
     lacking = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes: 1 Insufficient nvidia.com/gpu."}
     pod_status(plane, namespace, "llmops.dev/deployment=wide", {"conditions": [lacking]})
     eventually(lambda: reasons(plane, namespace, "llmd", "wide").get("Ready") == "WaitingForGPU", "WaitingForGPU")
+    # What a pod says it serves, and no Job of ours has found.
+    its = ("pods", "-n", namespace, "-l", "llmops.dev/deployment=wide")
+    plane.kubectl("annotate", *its, "llmops.dev/adapters=anything", "llmops.dev/adapters-record={}")
+    announced = "jsonpath={.items[*].metadata.annotations.llmops\\.dev/adapters}"
+    eventually(lambda: not plane.kubectl("get", *its, "-o", announced).strip(), "no announcement")
     apply(plane, namespace, "wide", **wide)
     eventually(lambda: "deployment.apps/wide-engine" not in children(plane, namespace, "deployment"), "no Deployment")
     data = {"source": "configMap://rows/rows.jsonl"}

@@ -143,23 +143,116 @@ def test_what_cannot_be_is_said(plane: ProxiedPlane, name: str, spec: Json, reas
     assert children(plane, name) == []
 
 
-def test_an_adapter_that_is_not_trained_yet_is_told_and_the_model_is_served(
-    plane: ProxiedPlane, namespace: str
-) -> None:
+DIGEST = "sha256:" + "1f" * 32
+
+
+def deployment(plane: ProxiedPlane, namespace: str, replicas: int) -> None:
     wanted = {
         "model": {"source": "oci://models/tiny:1"},
-        "replicas": 0,
-        "adapters": [{"name": "tickets", "source": "finetune://tickets"}],
+        "replicas": replicas,
+        "adapters": [{"name": "polite", "source": "finetune://tickets"}],
     }
     meta = {"name": "support", "namespace": namespace}
     manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": meta, "spec": wanted}
-    plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+    plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
 
-    def told() -> list[Json] | None:
-        live = json.loads(plane.kubectl("get", "llmd", "support", "-n", namespace, "-o", "json"))
-        found: list[Json] | None = live.get("status", {}).get("adapters")
+
+def get(plane: ProxiedPlane, namespace: str, what: str, *more: str) -> Json:
+    found: Json = json.loads(plane.kubectl("get", what, "-n", namespace, "-o", "json", *more))
+    return found
+
+
+def told(plane: ProxiedPlane, namespace: str) -> tuple[str, Json]:
+    """The reason of AdaptersReady and the first entry of status.adapters."""
+    status = get(plane, namespace, "llmd/support").get("status", {})
+    reasons = {entry["type"]: entry["reason"] for entry in status.get("conditions", [])}
+    return reasons.get("AdaptersReady", ""), (status.get("adapters") or [{}])[0]
+
+
+def test_an_adapter_that_is_not_trained_yet_is_told_and_the_model_is_served(
+    plane: ProxiedPlane, namespace: str
+) -> None:
+    deployment(plane, namespace, 0)
+    message = "FineTuneJob tickets does not exist in this namespace."
+    missing = {"name": "polite", "readyReplicas": 0, "message": message}
+    eventually(lambda: told(plane, namespace) == ("AdapterNotFound", missing), "the word of the missing job")
+    plane.kubectl("get", "deployment/support-engine", "-n", namespace)
+
+
+def trained(plane: ProxiedPlane, namespace: str) -> None:
+    """A FineTuneJob that has come to its end."""
+    apply(plane, namespace, baseModel={"source": "oci://models/tiny:1"}, suspend=True)
+    wait_for(plane, namespace, "Running", "Suspended")  # then nobody else writes its status
+    complete = {"type": "Complete", "status": "True", "reason": "Completed", "message": "", "observedGeneration": 1}
+    complete["lastTransitionTime"] = "2026-11-21T10:00:00Z"
+    artifact = {"uri": "pvc://tickets-finetune/artifact/1f1f", "digest": DIGEST}
+    patch = json.dumps({"status": {"conditions": [complete], "artifact": artifact}})
+    arguments = ["ftj/tickets", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch]
+    plane.kubectl("patch", *arguments)
+
+
+def engine_runs(plane: ProxiedPlane, namespace: str, start: int) -> str:
+    """What scheduler and kubelet write of an engine that answers, at its `start`-th start; the pod's name."""
+    labels = "app.kubernetes.io/component=engine"
+    pod = eventually(lambda: get(plane, namespace, "pods", "-l", labels)["items"], "the engine's pod")[0]
+    name = str(pod["metadata"]["name"])
+    if not pod["spec"].get("nodeName"):
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}
+        plane.kubectl("apply", "-f", "-", stdin=json.dumps(node))
+        target = {"apiVersion": "v1", "kind": "Node", "name": "node-1"}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": target}
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}/binding"
+        plane.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(binding))
+    running = {"running": {"startedAt": "2026-11-21T10:00:00Z"}}
+    container = {"name": "engine", "image": "i", "imageID": "i", "ready": True, "restartCount": start - 1}
+    container |= {"state": running, "containerID": f"containerd://{start}", "started": True}
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-21T10:01:00Z"}
+    status = {"phase": "Running", "podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}]}
+    status |= {"conditions": [ready], "containerStatuses": [container]}
+    patch = json.dumps({"status": status})
+    plane.kubectl("patch", f"pod/{name}", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+    return name
+
+
+def loaded(plane: ProxiedPlane, namespace: str, failed: Json) -> Json:
+    """The Job that loads adapters, when its pod has ended with these failures."""
+    labels = ["-l", "app.kubernetes.io/component=adapters"]
+    job: Json = eventually(lambda: get(plane, namespace, "jobs", *labels)["items"], "the Job that loads")[0]
+    its = ["-l", f"batch.kubernetes.io/job-name={job['metadata']['name']}"]
+    pod = eventually(lambda: get(plane, namespace, "pods", *its)["items"], "its pod")[0]["metadata"]["name"]
+    outcome = json.dumps({"outcome": "AdaptersLoaded", "message": "", "failed": failed})
+    times = {"startedAt": "2026-11-21T10:01:00Z", "finishedAt": "2026-11-21T10:02:00Z"}
+    container = {"name": "adapters", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    container["state"] = {"terminated": {"exitCode": 0, "message": outcome, **times}}
+    patch = json.dumps({"status": {"phase": "Succeeded", "containerStatuses": [container]}})
+    plane.kubectl("patch", f"pod/{pod}", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+    return job
+
+
+def test_a_pod_is_announced_for_an_adapter_only_while_its_engine_has_proven_it(
+    plane: ProxiedPlane, namespace: str
+) -> None:
+    trained(plane, namespace)
+    deployment(plane, namespace, 1)
+    name = engine_runs(plane, namespace, 1)
+
+    def announced() -> str | None:
+        annotations = get(plane, namespace, f"pod/{name}")["metadata"].get("annotations", {})
+        found: str | None = annotations.get("llmops.dev/adapters")
         return found
 
-    message = "FineTuneJob tickets does not exist in this namespace."
-    assert eventually(told, "status.adapters") == [{"name": "tickets", "readyReplicas": 0, "message": message}]
-    plane.kubectl("get", "deployment/support-engine", "-n", namespace)
+    assert announced() is None
+    loaded(plane, namespace, {})
+    eventually(lambda: announced() == "polite", "the announcement")
+    proven = {"name": "polite", "source": "finetune://tickets", "digest": DIGEST, "readyReplicas": 1}
+    eventually(lambda: told(plane, namespace) == ("AdaptersLoaded", proven), "the condition")
+    eventually(lambda: get(plane, namespace, "jobs")["items"] == [], "no Job that has nothing to do left")
+
+    engine_runs(plane, namespace, 2)  # the engine starts again, and knows of no adapter
+    eventually(lambda: announced() == "", "no announcement")
+    flaw = {"reason": "AdapterNoEffect", "message": "0.0000 nats per token apart."}
+    loaded(plane, namespace, {"polite": flaw})
+    failed = proven | {"readyReplicas": 0, "message": flaw["message"]}
+    eventually(lambda: told(plane, namespace) == ("AdapterNoEffect", failed), "the condition")
+    assert announced() == ""
+    assert get(plane, namespace, "deployment/support-engine")["metadata"]["generation"] == 1

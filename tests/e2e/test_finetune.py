@@ -33,6 +33,23 @@ def over(space: Space, name: str) -> Json | None:
     return None
 
 
+def served(space: Space, name: str) -> dict[str, int]:
+    """How many pods announce and prove each adapter."""
+    status = space.get("llmd", name).get("status", {})
+    announced = [
+        space.get("pod", pod)["metadata"].get("annotations", {}).get("llmops.dev/adapters", "").split(",")
+        for pod in space.pods(name)
+    ]
+    return {
+        each["name"]: min(each["readyReplicas"], sum(each["name"] in names for names in announced))
+        for each in status.get("adapters", [])
+    }
+
+
+def restarts(space: Space, pod: str) -> int:
+    return int(space.get("pod", pod)["status"]["containerStatuses"][0]["restartCount"])
+
+
 def test_a_model_is_taught_and_answers_as_it_was_taught(space: Space, gateway: str) -> None:
     space.kubectl("apply", "-f", str(EXAMPLE))
     end = eventually(lambda: over(space, "captain-style"), "the end of the job", 1200)
@@ -41,16 +58,27 @@ def test_a_model_is_taught_and_answers_as_it_was_taught(space: Space, gateway: s
     assert float(status["evaluation"]["evalLoss"]) < float(status["evaluation"]["baseEvalLoss"])
     assert status["artifact"]["digest"].startswith("sha256:")
 
-    def loaded() -> bool:
-        adapters = space.get("llmd", "captain").get("status", {}).get("adapters", [])
-        return [(each["name"], each["readyReplicas"]) for each in adapters] == [("captain-tuned", 1)]
-
-    eventually(loaded, "an engine with the adapter", 600)
+    eventually(lambda: served(space, "captain") == {"captain-tuned": 1}, "an engine with the adapter", 600)
     tuned = ask(gateway, "captain-tuned", messages=QUESTION, max_tokens=24, temperature=0)
     base = ask(gateway, "captain", messages=QUESTION, max_tokens=24, temperature=0)
     assert tuned["choices"][0]["message"]["content"].startswith("Ahoy!"), tuned
     assert tuned["choices"][0]["finish_reason"] == "stop"  # it has learned to end, too
     assert not base["choices"][0]["message"]["content"].startswith("Ahoy!"), base
+
+    # Another adapter, while the engine runs; and all of them again, when the engine has started again.
+    names = ["captain-tuned", "second"]
+    adapters = [{"name": name, "source": "finetune://captain-style"} for name in names]
+    space.kubectl("patch", "llmd/captain", "--type=merge", "-p", json.dumps({"spec": {"adapters": adapters}}))
+    eventually(lambda: served(space, "captain") == dict.fromkeys(names, 1), "the second adapter", 300)
+    (engine,) = space.pods("captain")
+    assert restarts(space, engine) == 0
+    space.kubectl("exec", engine, "--", "python3", "-c", "import os; os.kill(1, 15)")
+    eventually(lambda: restarts(space, engine) == 1, "another start of the engine", 300)
+    eventually(lambda: served(space, "captain") == dict.fromkeys(names, 1), "its adapters", 600)
+    second = ask(gateway, "second", messages=QUESTION, max_tokens=24, temperature=0)
+    assert second["choices"][0]["message"]["content"].startswith("Ahoy!"), second
+    assert space.pods("captain") == [engine]
+    assert space.get("deployment", "captain-engine")["metadata"]["generation"] == 1
 
 
 def test_an_evicted_run_goes_on_from_its_last_step(space: Space) -> None:

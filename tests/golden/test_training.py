@@ -12,8 +12,8 @@ import yaml
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.config import Config
-from llmops.desired import serving, training
-from llmops.desired.adapters import Adapter
+from llmops.desired import engine, serving, training
+from llmops.desired.adapters import Adapter, Engine
 
 HERE = Path(__file__).parent / "training"
 UID = "00000000-0000-0000-0000-000000000001"
@@ -111,9 +111,13 @@ def test_children(name: str, spec: Json, seen: Json, golden: Callable[[Path, lis
 
 
 def test_the_engine_that_serves_the_result(golden: Callable[[Path, list[Json]], None]) -> None:
-    adapters = [Adapter("tickets", "tickets-lora", "artifact/1f0c", 16, "sha256:1f0c")]
-    children = serving.objects(DEPLOYMENT, CONFIG, replicas=1, weights_ready=True, surge=True, adapters=adapters)
-    golden(HERE / "served.yaml", [child for child in children if child["kind"] == "Deployment"])
+    """Its template has room for adapters and names none; a Job gives them to each start of an engine."""
+    children = serving.objects(DEPLOYMENT, CONFIG, replicas=1, weights_ready=True, surge=True)
+    adapters = [Adapter("tickets", "sha256:1f0c", "tickets-lora", "artifact/1f0c"), Adapter("kept", "sha256:77aa")]
+    start = Engine(node="node-1", address="10.0.0.7", identity="uid/containerd://1")
+    kinds = ("Deployment", "PersistentVolumeClaim", "NetworkPolicy")
+    served = [child for child in children if child["kind"] in kinds and "weights" not in child["metadata"]["name"]]
+    golden(HERE / "served.yaml", [*served, engine.loading(DEPLOYMENT, CONFIG, start, adapters)])
 
 
 def test_no_golden_file_is_left_over() -> None:

@@ -1,4 +1,4 @@
-"""What a FineTuneJob is told, from what its Jobs and pods say; and when an adapter of a deployment may be loaded."""
+"""What a FineTuneJob is told, from what its Jobs and pods say."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.fine_tune_status import FineTuneJobStatus
-from llmops.api.llm_deployment import LLMDeployment
-from llmops.api.problem import NeedsUser
-from llmops.judge import adapters, training
+from llmops.judge import training
 from llmops.judge.training import Seen, Stage
 
 Json = dict[str, Any]
@@ -207,56 +205,3 @@ def test_what_the_losses_say_is_a_condition(seen: Seen, expected: str) -> None:
     assert expected.split() == [c.status for c in status.conditions if c.type in ("Overfitting", "Diverged")]
     later = training.of(job(status), Seen(CHECKED, Stage()), claim="c", waiting="", now=NOW)
     assert expected.split() == [c.status for c in later.conditions if c.type in ("Overfitting", "Diverged")]
-
-
-DEPLOYMENT = LLMDeployment.from_manifest(
-    {
-        "apiVersion": "llmops.dev/v1alpha1",
-        "kind": "LLMDeployment",
-        "metadata": {"name": "support", "namespace": "a"},
-        "spec": {
-            "model": {"source": "hf://o/m"},
-            "adapters": [{"name": "t", "source": "finetune://tickets"}],
-            "replicas": 1,
-        },
-    }
-)
-ADAPTER = DEPLOYMENT.spec.adapters[0]
-
-
-def complete() -> FineTuneJobStatus:
-    seen = Seen(CHECKED, Stage(ended("Complete"), (pod("Succeeded", DONE, exitCode=0),)))
-    return training.of(job(), seen, claim="tickets-finetune", waiting="", now=NOW)
-
-
-def test_an_adapter_is_loaded_when_its_job_is_complete() -> None:
-    assert "does not exist" in adapters.found(DEPLOYMENT, ADAPTER, None).message
-    assert "is not complete" in adapters.found(DEPLOYMENT, ADAPTER, job()).message
-    found = adapters.found(DEPLOYMENT, ADAPTER, job(complete()))
-    assert found == adapters.Found("", "sha256:1f0c", "artifact/1f0c", 16)
-
-
-def engine(*arguments: str, ready: bool = True) -> Json:
-    conditions = [{"type": "Ready", "status": str(ready)}]
-    spec = {"containers": [{"args": list(arguments)}]}
-    return {"metadata": {"name": "e"}, "spec": spec, "status": {"conditions": conditions}}
-
-
-def test_only_pods_that_were_started_with_the_adapter_have_it() -> None:
-    found = {"t": adapters.found(DEPLOYMENT, ADAPTER, job(complete()))}
-    loaded = "t=/adapters/tickets/artifact/1f0c"
-    pods = [engine("--enable-lora", loaded), engine("--port=8000"), engine(loaded, ready=False)]
-    assert [(s.name, s.ready_replicas) for s in adapters.statuses(DEPLOYMENT, found, pods)] == [("t", 1)]
-
-
-UNFIT: list[tuple[str, Json, str]] = [
-    ("another base model", {"baseModel": {"source": "hf://o/other"}}, "fits only the model it was trained on"),
-    ("another revision", {"baseModel": {"source": "hf://o/m", "revision": "v2"}}, "fits only the model"),
-    ("whole weights", {"method": "Full"}, "makes no adapter"),
-]
-
-
-@pytest.mark.parametrize(("spec", "says"), [case[1:] for case in UNFIT], ids=[case[0] for case in UNFIT])
-def test_what_does_not_fit_is_refused_before_an_engine_tries(spec: Json, says: str) -> None:
-    with pytest.raises(NeedsUser, match=says):
-        adapters.found(DEPLOYMENT, ADAPTER, job(**spec))

@@ -16,6 +16,8 @@ class ConditionType(StrEnum):
     """Requests are answered now, or would be after a wake from an intended zero."""
     PROGRESSING = "Progressing"
     """The operator or Kubernetes is moving towards the spec and nothing is stuck."""
+    ADAPTERS_READY = "AdaptersReady"
+    """Every adapter of the spec is served, and provably so, by every pod that answers."""
     SCALING_ACTIVE = "ScalingActive"
     """The number of replicas follows measured load. False: it is held, and the reason says why."""
     BACKED_UP = "BackedUp"
@@ -120,6 +122,24 @@ class Reason(StrEnum):
     """The engine's image cannot be pulled; the message quotes the node."""
     POD_NOT_READY = "PodNotReady"
     """Pods run but fail their readiness probe."""
+
+    # Adapters
+    ADAPTERS_LOADED = "AdaptersLoaded"
+    """Each adapter is loaded, and answers with the log-probabilities that its training recorded."""
+    ADAPTER_NOT_FOUND = "AdapterNotFound"
+    """No FineTuneJob of that name is in this namespace, and no copy of its adapter was made before."""
+    ADAPTER_PENDING = "AdapterPending"
+    """The FineTuneJob is not complete; the model is served without the adapter meanwhile."""
+    ADAPTER_LOADING = "AdapterLoading"
+    """Pods are being given the adapter; its requests go to those that have it."""
+    ADAPTER_TOO_LARGE = "AdapterTooLarge"
+    """The adapter's rank is above what the engines have room for. Raise spec.engine.lora.maxRank."""
+    ADAPTER_NO_EFFECT = "AdapterNoEffect"
+    """With the adapter the engine answers as without it: it fits no layer of the model. It is not served."""
+    ADAPTER_MISMATCH = "AdapterMismatch"
+    """The adapter was trained on another model, or answers otherwise than its training recorded. It is not served."""
+    ADAPTER_LOAD_FAILED = "AdapterLoadFailed"
+    """The engine refused the adapter or its files are damaged; the message has its words. It is not served."""
 
     # Rollout and scaling
     ROLLING_OUT = "RollingOut"

@@ -23,6 +23,9 @@ BY_FIELDS = (
     "pipeline-parallel-size",
     "enable-lora",
     "lora-modules",
+    "max-lora-rank",
+    "max-loras",
+    "max-cpu-loras",
 )
 # The operator's: how the pod is reached, drained, spread over nodes and kept from the rest of the file system.
 BY_OPERATOR = (

@@ -161,6 +161,24 @@ class AcceleratorSpec(SpecModel):
     )
 
 
+class LoraRoomSpec(SpecModel):
+    """Room for adapters, reserved when an engine starts: within it they come and go without a restart."""
+
+    max_rank: Annotated[int, Field(ge=1, le=512)] = Field(
+        default=64, description="Highest rank of an adapter. Memory is reserved for it. Default: 64."
+    )
+    max_active: Annotated[int, Field(ge=1, le=32)] = Field(
+        default=4,
+        description="Adapters that one batch may use at once, each with a place in accelerator memory; others wait "
+        "in host memory. Default: 4.",
+    )
+    size: Annotated[
+        str,
+        Field(max_length=24),
+        Matches(SIZE.strip("^$"), "'{self}' is not the size of a volume: write a number and a unit, as in 5Gi"),
+    ] = Field(default="5Gi", description="Size of the volume that adapters are copied to. Default: 5Gi. Example: 20Gi.")
+
+
 class EngineSpec(SpecModel):
     """How vLLM serves the model."""
 
@@ -188,6 +206,10 @@ class EngineSpec(SpecModel):
     )
     pipeline_parallel: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1, description="Groups of accelerators that share the layers out among them. Default: 1. Example: 2."
+    )
+    lora: LoraRoomSpec | None = Field(
+        default=None,
+        description="Room for LoRA adapters. Default: none without spec.adapters, else rank 64 and 4 at once.",
     )
     args: EngineArgs = Field(
         default={},
@@ -223,7 +245,8 @@ class LLMDeploymentSpec(SpecModel):
     adapters: Annotated[list[AdapterSpec], MapByKey("name")] = Field(
         default=[],
         max_length=32,
-        description="LoRA adapters, loaded when an engine starts: a change replaces the pods one by one.",
+        description="LoRA adapters, loaded into running engines. The first one starts them anew, unless engine.lora "
+        "has reserved room before.",
     )
     accelerator: AcceleratorSpec = Field(default=AcceleratorSpec(), description="What one pod computes on.")
     engine: EngineSpec = Field(default=EngineSpec(), description="How vLLM serves the model.")

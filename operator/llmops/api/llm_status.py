@@ -40,11 +40,18 @@ class AdapterStatus(StatusModel):
     """How far an adapter is."""
 
     name: str = Field(max_length=63, description="Name of the adapter, as in spec.adapters.")
+    source: str | None = Field(
+        default=None, max_length=1024, description="Where the files of this digest came from, as in spec.adapters."
+    )
     digest: str | None = Field(
         default=None, max_length=128, description="Digest over every file's name and hash. Example: sha256:4b7d..."
     )
-    ready_replicas: Count = Field(default=0, description="Replicas that have it loaded.")
-    message: str | None = Field(default=None, max_length=512, description="What it waits for, while it is not there.")
+    ready_replicas: Count = Field(default=0, description="Replicas that provably serve it.")
+    message: str | None = Field(
+        default=None,
+        max_length=512,
+        description="What it waits for or why it is not served, until every replica has it.",
+    )
 
 
 class LastScale(StatusModel):

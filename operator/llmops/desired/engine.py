@@ -11,7 +11,7 @@ from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.problem import NeedsUser
 from llmops.config import Config, Profile
 from llmops.desired import adapters, pods, weights
-from llmops.desired.adapters import Adapter
+from llmops.desired.adapters import Adapter, Engine
 
 Json = dict[str, Any]
 
@@ -61,8 +61,8 @@ def grace_seconds(llm: LLMDeployment) -> int:
     return DEFAULT_GRACE_SECONDS if asked is None else asked
 
 
-def template(llm: LLMDeployment, config: Config, labels: dict[str, str], loras: Sequence[Adapter] = ()) -> Json:
-    """The pod template of one engine on one node, with the adapters that are there."""
+def template(llm: LLMDeployment, config: Config, labels: dict[str, str]) -> Json:
+    """The pod template of one engine on one node. It says how much room adapters have, and never which there are."""
     chosen, wishes, mount = profile(llm, config), llm.spec.pod, weights.mount(llm)
     pod_security, _ = pods.security()
     tmp_volume, tmp_mount = pods.scratch("10Gi")
@@ -78,30 +78,37 @@ def template(llm: LLMDeployment, config: Config, labels: dict[str, str], loras: 
     }
     optional = {
         "nodeSelector": {**chosen.node_selector, **wishes.node_selector},
-        "tolerations": [*chosen.tolerations, *(_plain(toleration) for toleration in wishes.tolerations)],
+        "tolerations": _tolerations(llm, chosen),
         "affinity": wishes.affinity,
         "runtimeClassName": chosen.runtime_class_name,
         "priorityClassName": wishes.priority_class_name,
         "imagePullSecrets": [{"name": name} for name in config.images.pull_secrets],
     }
     spec |= {name: value for name, value in optional.items() if value}
-    claims, mounts = adapters.volumes(loras)
-    spec["volumes"] += claims
-    spec["containers"][0]["volumeMounts"] += mounts
-    spec["containers"][0]["args"] += adapters.arguments(loras)
+    if adapters.room(llm):
+        volume, volume_mount = adapters.volume(llm, read_only=True)
+        spec["volumes"].append(volume)
+        spec["containers"][0]["volumeMounts"].append(volume_mount)
     meta: Json = {"labels": {**wishes.labels, **labels}}
     if wishes.annotations:
         meta["annotations"] = dict(wishes.annotations)
     return {"metadata": meta, "spec": spec}
 
 
-def _plain(toleration: Any) -> Json:
-    value: Json = toleration.model_dump(by_alias=True, exclude_none=True)
-    return value
+def loading(llm: LLMDeployment, config: Config, start: Engine, loras: Sequence[Adapter]) -> Json:
+    """The Job that gives one start of an engine these adapters and no others."""
+    tolerations = _tolerations(llm, profile(llm, config))
+    return adapters.loading(llm, config, start, served=served_name(llm), tolerations=tolerations, adapters=loras)
+
+
+def _tolerations(llm: LLMDeployment, chosen: Profile) -> list[Json]:
+    asked = [toleration.model_dump(by_alias=True, exclude_none=True) for toleration in llm.spec.pod.tolerations]
+    return [*chosen.tolerations, *asked]
 
 
 def _container(llm: LLMDeployment, config: Config, chosen: Profile, mounts: list[Json], model_path: str) -> Json:
     _, container_security = pods.security()
+    room = adapters.room(llm)
     health: Json = {"httpGet": {"path": "/health", "port": "http"}}
     return {
         "name": CONTAINER,
@@ -109,7 +116,7 @@ def _container(llm: LLMDeployment, config: Config, chosen: Profile, mounts: list
         "imagePullPolicy": config.images.pull_policy,
         "command": list(chosen.command),
         "args": arguments(llm, chosen, model_path),
-        "env": pods.environment({**pods.BASE_ENV, **_OFFLINE, **chosen.env}),
+        "env": pods.environment({**pods.BASE_ENV, **_OFFLINE, **(adapters.ENVIRONMENT if room else {}), **chosen.env}),
         "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}],
         "resources": resources(llm, chosen),
         "securityContext": container_security,
@@ -137,6 +144,7 @@ def arguments(llm: LLMDeployment, chosen: Profile, model_path: str) -> list[str]
         **({"tensor-parallel-size": str(engine.tensor_parallel)} if engine.tensor_parallel > 1 else {}),
         **({"pipeline-parallel-size": str(engine.pipeline_parallel)} if engine.pipeline_parallel > 1 else {}),
         **engine.args,
+        **(adapters.arguments(room) if (room := adapters.room(llm)) else {}),
         "model": model_path,
         "served-model-name": served_name(llm),
         "host": "0.0.0.0",

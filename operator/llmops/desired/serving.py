@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llmops import names
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.config import Config
-from llmops.desired import engine, metadata, weights
-from llmops.desired.adapters import Adapter
+from llmops.desired import adapters, engine, metadata, weights
 
 Json = dict[str, Any]
 
@@ -21,7 +19,6 @@ def objects(
     replicas: int,
     weights_ready: bool,
     surge: bool,
-    adapters: Sequence[Adapter] = (),
 ) -> list[Json]:
     """All children, in the order they are needed.
 
@@ -32,15 +29,14 @@ def objects(
         weights_ready: Whether the files are verified; engines are not started before, so that none waits on an empty
             disk and takes an accelerator meanwhile.
         surge: Whether a rollout may start a new pod before it stops an old one; false on a full cluster.
-        adapters: Adapters that are finished, to be served beside the model.
 
     Raises:
         NeedsUser: the spec asks for what this cluster does not have.
     """
     wanted = weights.objects(llm, config)
     # Invalid wishes are told before gigabytes are fetched for them.
-    pod = engine.template(llm, config, metadata.labels(llm, engine.COMPONENT), adapters)
-    wanted += [_service(llm), _network_policy(llm, config), _disruption_budget(llm)]
+    pod = engine.template(llm, config, metadata.labels(llm, engine.COMPONENT))
+    wanted += [*adapters.objects(llm), _service(llm), _network_policy(llm, config), _disruption_budget(llm)]
     if weights_ready:
         wanted.append(_workers(llm, pod, replicas) if nodes(llm) > 1 else _deployment(llm, pod, replicas, surge=surge))
     return wanted
@@ -123,9 +119,9 @@ def _service(llm: LLMDeployment) -> Json:
 
 
 def _network_policy(llm: LLMDeployment, config: Config) -> Json:
-    """Only the gateway and metrics scrapers reach an engine, and it reaches nobody: the weights are on its disk.
+    """Only the gateway, metrics scrapers and the Job that loads adapters reach an engine, and it reaches nobody.
 
-    An engine's own API key guards only some of its paths, so this is the door.
+    The weights are on its disk, and its own API key guards only some of its paths: this is the door.
     """
     gateway = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": config.gateway.namespace}},
@@ -135,18 +131,19 @@ def _network_policy(llm: LLMDeployment, config: Config) -> Json:
         {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
         for namespace in config.metrics_namespaces
     ]
-    ingress: list[Json] = [
-        {"from": [gateway, *scrapers], "ports": [{"port": names.ENGINE_PORT, "protocol": "TCP"}]},
-    ]
+    peers: list[Json] = [gateway, *scrapers]
+    if adapters.room(llm):
+        peers.append({"podSelector": {"matchLabels": metadata.selector(llm, adapters.COMPONENT)}})
+    ingress: list[Json] = [{"from": peers, "ports": [{"port": names.ENGINE_PORT, "protocol": "TCP"}]}]
     policy: Json = {
         "podSelector": {"matchLabels": metadata.selector(llm, engine.COMPONENT)},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": ingress,
     }
     if nodes(llm) > 1:
-        peers = [{"podSelector": {"matchLabels": metadata.selector(llm, engine.COMPONENT)}}]
-        ingress.append({"from": peers})
-        policy["egress"] = [{"to": peers}, {"ports": [{"port": 53, "protocol": "UDP"}]}]
+        group = [{"podSelector": {"matchLabels": metadata.selector(llm, engine.COMPONENT)}}]
+        ingress.append({"from": group})
+        policy["egress"] = [{"to": group}, {"ports": [{"port": 53, "protocol": "UDP"}]}]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

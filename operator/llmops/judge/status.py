@@ -27,6 +27,7 @@ _ORDER: tuple[str, ...] = (
     ConditionType.ACCEPTED,
     ConditionType.WEIGHTS_READY,
     ConditionType.PROGRESSING,
+    ConditionType.ADAPTERS_READY,
     ConditionType.SCALING_ACTIVE,
     ConditionType.DRIFTED,
     ConditionType.RECONCILING,
@@ -92,6 +93,7 @@ def of(
     weights: Weights,
     scaling: Verdict,
     drifted: Verdict | None,
+    adapters: Verdict | None,
     desired: int,
     claim: str | None,
     selector: str,
@@ -107,6 +109,7 @@ def of(
         ConditionType.PROGRESSING: moving,
         ConditionType.SCALING_ACTIVE: scaling,
         **({ConditionType.DRIFTED: drifted} if drifted else {}),
+        **({ConditionType.ADAPTERS_READY: adapters} if adapters else {}),
         **abnormal(moving, settled=moving.reason == Reason.UP_TO_DATE),
     }
     before = llm.status

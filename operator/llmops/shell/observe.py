@@ -10,15 +10,13 @@ from typing import Any
 from llmops import names
 from llmops.api import source as sources
 from llmops.api.conditions import Reason
-from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment, ModelStatus
 from llmops.desired import engine, serving, weights
-from llmops.judge import adapters, pods
+from llmops.judge import pods
 from llmops.judge import weights as weights_verdict
 from llmops.judge.status import Serving
-from llmops.shell import capacity
+from llmops.shell import adapters, capacity
 from llmops.shell.mirror import Key
-from llmops.shell.resources import FINE_TUNE_JOB
 from llmops.shell.world import World
 
 Json = dict[str, Any]
@@ -33,7 +31,7 @@ class Seen:
     job: Json | None
     weights: weights_verdict.Weights
     outdated: bool
-    adapters: dict[str, adapters.Found]
+    adapters: adapters.Given
 
 
 async def children(llm: LLMDeployment, key: Key, world: World, now: datetime) -> Seen:
@@ -52,7 +50,7 @@ async def children(llm: LLMDeployment, key: Key, world: World, now: datetime) ->
         job=job,
         weights=await _weights(llm, None if outdated else job, [] if outdated else job_pods, world),
         outdated=outdated,
-        adapters=await _adapters(llm, world),
+        adapters=await adapters.given(llm, found, world),
     )
 
 
@@ -73,16 +71,6 @@ async def _progress(job_pods: Sequence[Json], world: World) -> weights_verdict.P
             log_lines = await world.cluster.logs(meta["namespace"], meta["name"], container="fetch", tail=20)
             return weights_verdict.progress(log_lines)
     return None
-
-
-async def _adapters(llm: LLMDeployment, world: World) -> dict[str, adapters.Found]:
-    """Each adapter of the spec, as far as its FineTuneJob has come."""
-    found = {}
-    for adapter in llm.spec.adapters:
-        name = adapter.source.partition("://")[2]
-        live = await world.cluster.get(FINE_TUNE_JOB, llm.metadata.namespace, name)
-        found[adapter.name] = adapters.found(llm, adapter, FineTuneJob.from_manifest(live) if live else None)
-    return found
 
 
 async def _free(llm: LLMDeployment, engines: Sequence[Json], world: World) -> str:

@@ -16,7 +16,6 @@ from llmops.api.llm_deployment import LLMDeployment, LLMDeploymentStatus
 from llmops.api.problem import NeedsUser
 from llmops.config import Config
 from llmops.desired import engine, metadata, serving, weights
-from llmops.desired.adapters import Adapter
 from llmops.judge import adapters, cost, pods, scaling, status
 from llmops.judge.status import Serving
 from llmops.judge.verdict import Verdict, shortened
@@ -59,9 +58,9 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
             replicas=decision.replicas,
             weights_ready=seen.weights.ready,
             surge=status.may_surge(seen.serving, now),
-            adapters=_finished(llm, seen),
         )
         wanted += watch.objects
+        wanted += seen.adapters.loading
         await _require(wanted, world)
         done = await _converge(live, wanted, seen, decision.replicas, world)
     except NeedsUser as problem:
@@ -77,6 +76,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         weights=seen.weights,
         scaling=_scaling_verdict(decision),
         drifted=watch.verdict,
+        adapters=adapters.verdict(seen.adapters.known, seen.adapters.records) if llm.spec.adapters else None,
         desired=decision.replicas,
         claim=weights.mounted_claim(llm),
         selector=names.selector(metadata.selector(llm, engine.COMPONENT)),
@@ -85,7 +85,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
     )
     judged = judged.model_copy(
         update={
-            "adapters": adapters.statuses(llm, seen.adapters, seen.serving.pods),
+            "adapters": adapters.statuses(llm, seen.adapters.known, seen.adapters.records),
             "last_scale": report.last_scale(decision.memory.last),
             "cost_per_hour": _paid(llm, key, seen.serving, decision.replicas, world),
         }
@@ -109,15 +109,6 @@ def _paid(llm: LLMDeployment, key: Key, seen: Serving, replicas: int, world: Wor
     if price is None:
         return None
     return str(cost.per_hour(use.pods, use.accelerators, Decimal(price)).quantize(cost.CENT))
-
-
-def _finished(llm: LLMDeployment, seen: observe.Seen) -> list[Adapter]:
-    """The adapters that can be loaded now, in the order of the spec."""
-    return [
-        Adapter(adapter.name, adapter.source.partition("://")[2], found.path, found.rank, found.digest)
-        for adapter in llm.spec.adapters
-        if (found := seen.adapters[adapter.name]).digest
-    ]
 
 
 async def _converge(live: Json, wanted: list[Json], seen: observe.Seen, replicas: int, world: World) -> list[str]:
@@ -181,11 +172,7 @@ def _scale(seen: Serving) -> scaling.Scale:
 
 
 def _next_look(seen: observe.Seen, decision: scaling.Decision, config: Config) -> timedelta:
-    moving = (
-        not seen.weights.ready
-        or any(not each.digest for each in seen.adapters.values())
-        or pods.trouble(seen.serving.pods) is not None
-    )
+    moving = not seen.weights.ready or seen.adapters.moving or pods.trouble(seen.serving.pods) is not None
     looks = [
         timedelta(seconds=config.resync_seconds),
         *([SOON] if moving else []),

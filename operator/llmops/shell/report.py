@@ -124,6 +124,8 @@ _CALM = {
     Reason.RESUMING,
     Reason.SUSPENDED,
     Reason.ACKNOWLEDGED,
+    Reason.ADAPTER_PENDING,
+    Reason.ADAPTER_LOADING,
 }
 
 

@@ -31,7 +31,7 @@ def main(folder: str, end: str) -> None:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=256,
         eos_token_id=2,

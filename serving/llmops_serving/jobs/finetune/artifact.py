@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmops.api.fine_tune_job import FineTuneJobSpec
+from llmops_serving.jobs.adapters.proof import RECORD as PROBE
+from llmops_serving.jobs.adapters.store import FILES as ADAPTER_FILES
 from llmops_serving.jobs.finetune.checkpoints import sealed, sha256_of, verified
 from llmops_serving.jobs.weights.marker import Landed, total_digest
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 PROVENANCE, REPORT, CARD = "provenance.json", "report.json", "README.md"
 Json = dict[str, Any]
 
@@ -45,9 +46,19 @@ class Artifacts:
         return None
 
     def leave(
-        self, spec: FineTuneJobSpec, checkpoint: Path, model: Path, *, provenance: Json, report: Json
+        self,
+        spec: FineTuneJobSpec,
+        checkpoint: Path,
+        model: Path,
+        *,
+        provenance: Json,
+        report: Json,
+        probe: Json | None = None,
     ) -> Artifact:
-        """Write the artifact of a checkpoint: whole or not there. `report["facts"]` become the artifact's."""
+        """Write the artifact of a checkpoint: whole or not there. `report["facts"]` become the artifact's.
+
+        `probe` is what an engine must answer before it may serve an adapter.
+        """
         partial = self._root / "artifact.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -61,6 +72,8 @@ class Artifacts:
             partial / PROVENANCE, {**provenance, "digest": digest, "step": facts["step"], "metrics": facts["metrics"]}
         )
         _json(partial / REPORT, {**report, "digest": digest})
+        if probe is not None:
+            _json(partial / PROBE, probe)
         (partial / CARD).write_text(_card(spec, facts, digest), encoding="utf-8")
         place = sealed(partial, self._folder / digest.removeprefix("sha256:")[:16])
         return Artifact(place.relative_to(self._root).as_posix(), digest, facts)

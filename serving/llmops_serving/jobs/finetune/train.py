@@ -28,7 +28,7 @@ from llmops.api.fine_tune_job import FineTuneJobSpec
 from llmops_serving.jobs.dataset.check import EVAL, REPORT, TRAIN
 from llmops_serving.jobs.dataset.rendering import Renderer
 from llmops_serving.jobs.ending import EXIT_INTERRUPTED, Ended, Stopped
-from llmops_serving.jobs.finetune import settings, watch
+from llmops_serving.jobs.finetune import proof, settings, watch
 from llmops_serving.jobs.finetune.artifact import Artifact, Artifacts
 from llmops_serving.jobs.finetune.checkpoints import Checkpoints
 from llmops_serving.jobs.outcome import EXIT_TIME_MAY_HEAL
@@ -258,9 +258,22 @@ def _leave(run: Run, artifacts: Artifacts, checkpoints: Checkpoints, trainer: SF
         "metrics": metrics,
     }
     report = {"facts": facts, "data": _read(run.job / "data" / REPORT), "history": state.log_history}
+    chosen = checkpoints.at(step)
     return artifacts.leave(
-        run.spec, checkpoints.at(step), run.model, provenance=_provenance(run, trainer.args), report=report
+        run.spec,
+        chosen,
+        run.model,
+        provenance=_provenance(run, trainer.args),
+        report=report,
+        probe=None if run.spec.method == "Full" else proof.record(trainer.model, chosen, _answers(trainer)),
     )
+
+
+def _answers(trainer: SFTTrainer) -> Iterator[tuple[list[int], int]]:
+    """Rows and where their answers begin; held-out ones first, because what was learned by heart is no measure."""
+    for rows in (trainer.eval_dataset, trainer.train_dataset):
+        for row in rows or ():
+            yield row["input_ids"], next(place for place, label in enumerate(row["labels"]) if label >= 0)
 
 
 def _provenance(run: Run, config: SFTConfig) -> Json:
