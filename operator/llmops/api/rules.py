@@ -57,10 +57,12 @@ class Rule:
     def validation(self) -> dict[str, str]:
         """The rule as an entry of `x-kubernetes-validations`."""
         entry: dict[str, str] = {"rule": self.cel, "reason": self.cause}
+        # Not both: the sentence without its values would be shown only where the expression cannot be evaluated, and
+        # would be a fifteenth of a definition that has to stay small.
         if _HOLE.search(self.message):
             entry["messageExpression"] = self.cel_message()
-        # Shown where the expression cannot be evaluated: the same sentence without the values.
-        entry["message"] = _HOLE.sub(lambda hole: hole[1].removeprefix("self."), self.message)
+        else:
+            entry["message"] = self.message
         return entry | ({"fieldPath": self.path} if self.path else {})
 
     def cel_message(self) -> str:
