@@ -43,7 +43,6 @@ tools: venv ## The programs of a cluster, built from source (no test has to wait
 	@$(BIN)/python -m hack.cluster tools
 
 images: venv ## The images that run on the node (no test has to wait for a build)
-	@$(BIN)/python -c 'from hack.cluster import tools; tools.install_packages(tools.IMAGE_PACKAGES)'
 	@$(BIN)/python -m hack.images build
 
 $(VENV)/.complete: hack/locks/dev.txt pyproject.toml

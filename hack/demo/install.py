@@ -70,7 +70,6 @@ def run(*command: str | Path, stdin: str | None = None, kubeconfig: Path | None 
 
 def _built(more: tuple[str, ...]) -> dict[str, tuple[str, Path]]:
     """Reference and archive of every image, by its short name."""
-    tools.install_packages(tools.IMAGE_PACKAGES)
     with step("the images are built (the first time takes some minutes: vLLM and its libraries are fetched)"):
         listed = subprocess.run(
             [sys.executable, "-m", "hack.images", "build", *IMAGES, *more],

@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hack.cluster import tools
 from hack.images import base
 from hack.images.catalog import PREFIX, REPOSITORY, Target, in_order, target
 from hack.images.places import IMAGES, ROOT, UV_CACHE
 
+PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "runc": "runc"}
 # crun refuses the hybrid cgroups of some build machines; nothing here needs more isolation than a chroot.
 BUILDAH = ["buildah", "build", "--quiet", "--isolation", "chroot", "--network", "host", "--pull-never"]
 CERTIFICATES = Path("/etc/ssl/certs")
@@ -54,8 +56,10 @@ def _builder() -> list[str]:
     """The beginning of a build command: Docker's where its daemon answers, else buildah's on bases made here."""
     if shutil.which("docker") and subprocess.run(["docker", "info"], check=False, capture_output=True).returncode == 0:
         return ["docker", "buildx", "build", "--quiet", "--load"]
-    if shutil.which("buildah") is None:
-        raise SystemExit("no image builder: start Docker, or install buildah (apt-get install buildah)")
+    try:
+        tools.install_packages(PACKAGES)
+    except RuntimeError as problem:
+        raise SystemExit(f"no image builder: start Docker, or install buildah; {problem}") from problem
     UV_CACHE.mkdir(parents=True, exist_ok=True)
     mounts = [
         f"{CERTIFICATES}:{CERTIFICATES}:ro",
