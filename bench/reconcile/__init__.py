@@ -1,1 +1,1 @@
-"""How fast the operator brings deployments to where they should be, against a writer that only writes."""
+"""How fast the operator writes, what it costs at rest, and what a machine could do at best."""

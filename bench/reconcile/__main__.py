@@ -1,7 +1,8 @@
-"""`python -m bench.reconcile --count 1000`: N deployments at zero replicas on a real API server.
+"""`make bench-reconcile`: N deployments on a real API server, the operator beside a *null writer*. JSON and a table.
 
-In one run: the operator as a process, and a *null writer* that sends the same writes with no logic, both over the
-same client with 32 writes at once. Prints JSON.
+Two legs: N at zero replicas, and a tenth of N with one replica each on KWOK's nodes, where scheduler, controllers and
+fake kubelets answer. In each run both writers use the same client with 32 writes at once; the null writer sends the
+same writes with no logic. The controllers' own client limits are raised, or they would be what is measured.
 """
 
 from __future__ import annotations
@@ -9,249 +10,127 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+from bench.reconcile import load, nodes, writers
+from bench.reconcile.process import CONFIG, OperatorProcess
 from hack.cluster.controlplane import ControlPlane
-from llmops import names
-from llmops.api.llm_deployment import LLMDeployment
-from llmops.config import Config
-from llmops.desired import serving
 from llmops.shell import connection
 from llmops.shell.cluster import Cluster
-from llmops.shell.resources import LLM_DEPLOYMENT
 
+Json = dict[str, object]
 ROOT = Path(__file__).parents[2]
-AT_ONCE = 32
-Json = dict[str, Any]
-CONFIG: Json = {
-    "images": {"jobs": "jobs:1", "trainer": "trainer:1"},
-    "gateway": {"namespace": "default"},
-    "profiles": {"cpu": {"image": "engine:1"}},
+QUIET_SECONDS = 30
+OURS, NULL = "bench", "null"  # the operator serves the first only
+TARGETS = {
+    "ratio of write rates": ("at least", 0.5),
+    "writes per object beyond its children": ("at most", 2),
+    "idle writes": ("at most", 0),
+    "idle requests per second": ("at most", 0.5),
+    "MB at 0": ("at most", 120),
+    "KB per object": ("at most", 20),
+    "writes after a restart": ("at most", 0),
 }
 
 
-def deployment(namespace: str, number: int) -> Json:
-    """One that needs no weights Job and no pod: what is measured is the operator and the API server."""
-    return {
-        "apiVersion": names.API_VERSION,
-        "kind": "LLMDeployment",
-        "metadata": {"name": f"m-{number}", "namespace": namespace},
-        "spec": {"model": {"source": "oci://models/tiny:1"}, "replicas": 0},
-    }
-
-
-async def all_of(work: Callable[[Any], Awaitable[Any]], items: Iterable[Any]) -> None:
-    """Do the work on every item, 32 at once."""
-    queue = list(items)[::-1]
-
-    async def worker() -> None:
-        while queue:
-            await work(queue.pop())
-
-    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
-
-
-async def create(cluster: Cluster, namespace: str, count: int) -> None:
-    space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-    subprocess.run([*KUBECTL, "apply", "-f", "-"], input=json.dumps(space), text=True, check=True, capture_output=True)
-
-    async def one(number: int) -> None:
-        await cluster.apply(deployment(namespace, number), manager="bench")
-
-    await all_of(one, range(count))
-
-
-async def null_writer(cluster: Cluster, count: int) -> Json:
-    """The same children, one status and one Event per object, and nothing else."""
-    await create(cluster, "null", count)
-    live, _ = await cluster.list(LLM_DEPLOYMENT, "null")
-    config = Config.model_validate(CONFIG)
-    writes = 0
-
-    async def one(found: Json) -> None:
-        nonlocal writes
-        manifest = {**found, "apiVersion": names.API_VERSION, "kind": "LLMDeployment"}
-        llm = LLMDeployment.from_manifest(manifest)
-        for child in serving.objects(llm, config, replicas=0, weights_ready=True, surge=True):
-            await cluster.apply(child, manager=names.CHILD_MANAGER)
-            writes += 1
-        meta = {key: found["metadata"][key] for key in ("name", "namespace")}
-        identity = {"apiVersion": names.API_VERSION, "kind": "LLMDeployment", "metadata": meta}
-        await cluster.apply({**identity, "status": STATUS}, manager=names.STATUS_MANAGER, subresource="status")
-        await cluster.create(event(found), manager=names.STATUS_MANAGER)
-        writes += 2
-
-    begun = time.monotonic()
-    await all_of(one, live)
-    seconds = time.monotonic() - begun
-    return {"seconds": round(seconds, 2), "writes": writes, "writes per second": round(writes / seconds)}
-
-
-STATUS: Json = {
-    "observedGeneration": 1,
-    "replicas": 0,
-    "readyReplicas": 0,
-    "conditions": [
-        {
-            "type": kind,
-            "status": "True",
-            "observedGeneration": 1,
-            "lastTransitionTime": "2026-01-01T00:00:00Z",
-            "reason": "ScaledToZero",
-            "message": "spec.replicas is 0. Raise it, or set spec.autoscaling to wake on requests.",
+async def at_zero(plane: ControlPlane, folder: Path, count: int, rounds: int) -> Json:
+    """N at zero replicas, in rounds that alternate with the null writer's, so that a busy machine slows both."""
+    cluster = Cluster(connection.from_kubeconfig(plane.kubeconfig), connections=writers.AT_ONCE)
+    for namespace in (OURS, NULL):
+        plane.kubectl("create", "namespace", namespace)
+    part = count // rounds
+    ours, floor = load.Span(), load.Span()
+    with OperatorProcess(plane.kubeconfig, folder, OURS) as operator:
+        await operator.working()
+        empty = operator.memory()
+        for begin in range(0, count, part):
+            numbers = range(begin, begin + part)
+            with ours:
+                await load.until_ready(cluster, OURS, numbers, writers.deployment)
+            await operator.settled()
+            with floor:
+                floor.writes += await writers.null_writer(cluster, NULL, numbers, CONFIG)
+        ours.writes = operator.writes() + count  # the users' own
+        full, quiet = operator.memory(), operator.calls()
+        await asyncio.sleep(QUIET_SECONDS)
+        idle = operator.calls() - quiet
+        result = {
+            "ratio of write rates": round(ours.rate / floor.rate, 2),
+            "writes per object beyond its children": round(ours.writes / count - load.CHILDREN - 1, 2),
+            "idle writes": load.writes(idle),
+            "idle requests per second": round(sum(idle.values()) / QUIET_SECONDS, 2),
+            "MB at 0": round(empty / 2**20, 1),
+            "KB per object": round((full - empty) / 1024 / count, 1),
+            "seconds from the first apply to the last Ready": round(ours.seconds, 2),
+            "writes per second": round(ours.rate),
+            "null writer's writes per second": round(floor.rate),
+            "CPU ms per object": round(operator.cpu() * 1000 / count, 1),
         }
-        for kind in ("Ready", "Accepted", "WeightsReady", "Progressing", "ScalingActive")
-    ],
-}
+    with OperatorProcess(plane.kubeconfig, folder, OURS) as again:
+        await again.working()
+        await again.looked_at(count)
+        result["writes after a restart"] = again.writes()
+    await cluster.close()
+    return result
 
 
-def event(found: Json) -> Json:
-    meta = found["metadata"]
-    regarding = {"apiVersion": names.API_VERSION, "kind": "LLMDeployment", "name": meta["name"], "uid": meta["uid"]}
+async def on_nodes(plane: ControlPlane, folder: Path, count: int) -> Json:
+    """N with one replica each, on fake nodes."""
+    cluster = Cluster(connection.from_kubeconfig(plane.kubeconfig), connections=writers.AT_ONCE)
+    plane.kubectl("create", "namespace", OURS)
+    with nodes.kwok(plane, folder), OperatorProcess(plane.kubeconfig, folder, OURS) as operator:
+        await operator.working()
+        span = load.Span()
+        with span:
+            await load.until_ready(cluster, OURS, range(count), load.serving)
+        await operator.settled()
+        span.writes = operator.writes()
+        quiet = operator.calls()
+        await asyncio.sleep(QUIET_SECONDS)
+        idle = operator.calls() - quiet
+    await cluster.close()
     return {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"name": f"{meta['name']}-null", "namespace": meta["namespace"]},
-        "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "reportingController": "bench",
-        "reportingInstance": "bench",
-        "action": "Ready",
-        "reason": "ScaledToZero",
-        "type": "Normal",
-        "regarding": {**regarding, "namespace": meta["namespace"]},
-        "note": "spec.replicas is 0.",
+        "objects": count,
+        "seconds from the first apply to the last Ready": round(span.seconds, 2),
+        "writes per object": round(span.writes / count, 2),
+        "idle writes": load.writes(idle),
+        "idle requests per second": round(sum(idle.values()) / QUIET_SECONDS, 2),
     }
 
 
-async def operator(cluster: Cluster, process: subprocess.Popen[bytes], port: int, count: int) -> Json:
-    """Creation of N, then a quiet half minute, then a restart's writes are left to the tests."""
-    empty = memory(process.pid)
-    before = await calls(port)
-    begun = time.monotonic()
-    await create(cluster, "bench", count)
-    created = time.monotonic() - begun
-    while (ready := await settled(cluster)) < count:
-        if time.monotonic() - begun > 900:
-            raise SystemExit(f"only {ready} of {count} are ready after 900 s")
-        await asyncio.sleep(0.25)
-    seconds = time.monotonic() - begun
-    after = await calls(port)
-    writes = sum(after[key] - before.get(key, 0) for key in after if key in ("PATCH", "POST", "DELETE"))
-    quiet = await calls(port)
-    await asyncio.sleep(30)
-    idle = await calls(port)
-    moved = {verb: idle[verb] - quiet.get(verb, 0) for verb in idle}
-    full = memory(process.pid)
-    return {
-        "seconds": round(seconds, 2),
-        "seconds to create the objects": round(created, 2),
-        "writes": writes,
-        "writes per object": round(writes / count, 2),
-        "writes per second": round(writes / seconds),
-        "idle writes": sum(moved.get(verb, 0) for verb in ("PATCH", "POST", "DELETE")),
-        "idle requests per second": round(
-            (sum(moved.values()) - moved.get("PUT", 0) - moved.get("lease GET", 0)) / 30, 2
-        ),
-        "MB at 0": round(empty / 2**20, 1),
-        "KB per object": round((full - empty) / 1024 / count, 1),
-        "CPU ms per object": round(cpu(process.pid) * 1000 / count, 1),
-    }
-
-
-async def settled(cluster: Cluster) -> int:
-    live, _ = await cluster.list(LLM_DEPLOYMENT, "bench")
-    return sum(
-        any(
-            entry["type"] == "Ready" and entry["status"] == "True"
-            for entry in item.get("status", {}).get("conditions", [])
-        )
-        for item in live
-    )
-
-
-async def calls(port: int) -> dict[str, int]:
-    """Requests so far by verb, from the operator's own metrics; the Lease's reads are counted apart."""
-    import httpx  # noqa: PLC0415 - only here
-
-    async with httpx.AsyncClient() as client:
-        text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
-    found: dict[str, int] = {}
-    for line in text.splitlines():
-        if line.startswith("llmops_operator_api_calls_total{"):
-            labels, value = line.rsplit(" ", 1)
-            verb = labels.split('verb="')[1].split('"')[0]
-            if 'resource="leases"' in labels:
-                verb = f"lease {verb}" if verb == "GET" else "PUT"
-            found[verb] = found.get(verb, 0) + int(float(value))
-    return found
-
-
-def memory(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
-def cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-KUBECTL: list[str] = []
-
-
-async def measure(plane: ControlPlane, folder: Path, count: int) -> Json:
-    link = connection.from_kubeconfig(plane.kubeconfig)
-    cluster = Cluster(link, connections=AT_ONCE)
-    (folder / "config.yaml").write_text(json.dumps(CONFIG))
-    port = 18099
-    environment = {
-        **os.environ,
-        "KUBECONFIG": str(plane.kubeconfig),
-        "LLMOPS_CONFIG": str(folder / "config.yaml"),
-        "LLMOPS_NAMESPACE": "default",
-        "LLMOPS_HEALTH_PORT": str(port),
-        "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}",
-    }
-    floor = await null_writer(cluster, count)
-    subprocess.run([*KUBECTL, "delete", "namespace", "null", "--wait=false"], check=True, capture_output=True)
-    subprocess.run([*KUBECTL, "delete", "llmd", "--all", "-n", "null"], check=True, capture_output=True)
-    log = (folder / "operator.log").open("wb")
-    process = subprocess.Popen([sys.executable, "-m", "llmops"], env=environment, stdout=log, stderr=log)
-    try:
-        while b'"working"' not in (folder / "operator.log").read_bytes():
-            if process.poll() is not None:
-                raise SystemExit((folder / "operator.log").read_text())
-            await asyncio.sleep(0.1)
-        ours = await operator(cluster, process, port, count)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-        await cluster.close()
-    ratio = ours["writes per second"] / floor["writes per second"]
-    return {"count": count, "null writer": floor, "operator": ours, "ratio of write rates": round(ratio, 2)}
+def table(result: Json) -> str:
+    """The figures with their targets."""
+    lines = []
+    for name, value in result.items():
+        word, target = TARGETS.get(name, ("", ""))
+        met = (
+            "" if not word else "  met" if (value >= target if word == "at least" else value <= target) else "  MISSED"
+        )  # type: ignore[operator]
+        lines.append(f"{name:50} {value!s:>10}  {word} {target}{met}".rstrip())
+    return "\n".join(lines)
 
 
 def main() -> None:
+    """Both legs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1000)
-    count = parser.parse_args().count
-    with tempfile.TemporaryDirectory() as folder, ControlPlane(client_qps=2000) as plane:
-        from hack.cluster import tools  # noqa: PLC0415 - only here
-
-        KUBECTL[:] = [str(tools.program("kubernetes", "kubectl")), f"--kubeconfig={plane.kubeconfig}"]
-        plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        print(json.dumps(asyncio.run(measure(plane, Path(folder), count)), indent=2))
+    parser.add_argument("--rounds", type=int, default=4, help="how often the two writers alternate")
+    parser.add_argument("--only", choices=("zero", "nodes"), help="one of the two legs")
+    given = parser.parse_args()
+    result: dict[str, Json] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if given.only != "nodes":
+            with ControlPlane(client_qps=2000) as plane:
+                load.install(plane, ROOT / "crds")
+                result["at zero replicas"] = asyncio.run(at_zero(plane, Path(folder), given.count, given.rounds))
+        if given.only != "zero":
+            with ControlPlane(client_qps=2000, controllers=True, scheduler=True) as plane:
+                load.install(plane, ROOT / "crds")
+                result["on KWOK's nodes"] = asyncio.run(on_nodes(plane, Path(folder), given.count // 10))
+    print(json.dumps({"count": given.count, **result}, indent=2))
+    for leg, figures in result.items():
+        print(f"\n{leg}, N = {given.count}\n{table(figures)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from llmops.desired.slo_rules import slo_groups
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "llmops"
+GITOPS = ROOT / "manifests" / "gitops"
 Json = dict[str, Any]
 
 
@@ -280,8 +282,22 @@ def _rows(whole: Json) -> list[tuple[str, str]]:
     return found
 
 
+def argocd() -> str:
+    """The ConfigMap that teaches Argo CD the health of every kind."""
+    script = textwrap.indent((GITOPS / "argocd" / "health.lua").read_text(), "    ")
+    kinds = [
+        yaml.safe_load(path.read_text())["spec"]["names"]["kind"] for path in sorted((ROOT / "crds").glob("*.yaml"))
+    ]
+    entries = "".join(f"  resource.customizations.health.llmops.dev_{kind}: |\n{script}" for kind in kinds)
+    labels = "{app.kubernetes.io/name: argocd-cm, app.kubernetes.io/part-of: argocd}"
+    return (
+        "# Printed by `python -m hack.chart --write` from health.lua.\n"
+        f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: argocd-cm\n  labels: {labels}\ndata:\n{entries}"
+    )
+
+
 def files() -> dict[Path, str]:
-    """Every generated file that helm reads, with its content."""
+    """Every generated file that needs no rendered chart, with its content."""
     rules = CHART / "files" / "slo.rules.yaml"
     return {
         CHART / "values.schema.json": schema(),
@@ -289,6 +305,7 @@ def files() -> dict[Path, str]:
         **dashboards(),
         rules: slo_rules(),
         CHART / "README.md": readme(),
+        GITOPS / "argocd" / "argocd-cm.yaml": argocd(),
     }
 
 

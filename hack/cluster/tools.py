@@ -1,8 +1,8 @@
 """The programs a cluster is made of, built from pinned Go modules into a cache.
 
 ``hack/tools/NAME/go.mod`` names the programs in its ``tool`` lines; they land in
-``$XDG_CACHE_HOME/llmops/tools/NAME-HASH/``, HASH being that of go.mod and go.sum, so that a changed pin is a new
-folder and an unchanged one is never built again.
+``$XDG_CACHE_HOME/llmops/tools/NAME-HASH/``, HASH being that of go.mod, go.sum and of what of the programs is ours, so
+that a changed pin is a new folder and an unchanged one is never built again.
 """
 
 import fcntl
@@ -63,7 +63,8 @@ def build_all() -> None:
 
 
 def _pins(module: Path) -> str:
-    return hashlib.sha256((module / "go.mod").read_bytes() + (module / "go.sum").read_bytes()).hexdigest()[:12]
+    files = [module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def _build(module: Path, folder: Path) -> None:
@@ -90,6 +91,21 @@ def _version(description: dict[str, list[dict[str, str]]], package: str) -> str:
     owners = [pin for pin in (description.get("Require") or []) if f"{package}/".startswith(f"{pin['Path']}/")]
     nearest = max(owners, key=lambda pin: len(pin["Path"]), default={"Version": "v0.0.0"})
     return nearest["Version"]
+
+
+def module_source(pin: str, digest: str) -> Path:
+    """The files of a Go module, `path@version`, that are read and not built.
+
+    Raises:
+        RuntimeError: It cannot be had, or is not what it was when `digest` was noted.
+    """
+    done = subprocess.run(["go", "mod", "download", "-json", pin], capture_output=True, text=True, check=False)
+    found = json.loads(done.stdout or "{}")
+    if "Error" in found or not found:
+        raise RuntimeError(f"{pin}: {found.get('Error') or done.stderr.strip()[-2000:]}")
+    if found["Sum"] != digest:
+        raise RuntimeError(f"{pin} has the digest {found['Sum']} and not {digest}")
+    return Path(found["Dir"])
 
 
 def _go(module: Path, *arguments: str) -> str:
