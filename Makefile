@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-down test test-fast lint generate venv tools images clean bench-%
+.PHONY: help demo demo-down test test-fast test-compiled lint generate venv tools images clean bench-%
 
 help: ## Show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,7 +18,11 @@ demo-down: ## Undo it: no process, mount, interface or file stays outside the ca
 
 test: venv tools images ## Every test, on a real API server and a real node
 	@$(BIN)/pytest -n 2 --dist loadfile tests/unit tests/golden tests/apiserver tests/integration
+	@$(MAKE) --no-print-directory test-compiled
 	@$(BIN)/pytest tests/e2e
+
+test-compiled: venv ## The gateway's tests on its compiled data path, as it is in its image
+	@$(BIN)/pytest -n 2 -o "pythonpath=operator $$($(BIN)/python -m hack.compiled) ." tests/unit/test_gateway_*.py tests/integration/gateway
 
 test-fast: venv ## What needs no cluster
 	@$(BIN)/pytest tests/unit tests/golden

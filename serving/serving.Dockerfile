@@ -1,21 +1,29 @@
 # syntax=docker/dockerfile:1
 # The gateway and the jobs: one image, so that a cluster pulls, and an air-gapped one mirrors, one thing less.
+# The gateway's data path is compiled to C; everything else in it is the Python it looks like.
 # Jobs are started with `python -m llmops_serving.jobs.NAME` in place of the command below.
 ARG BASE=python:3.12-slim
-ARG BUILDER=python:3.12-slim
+ARG COMPILER=python:3.12
 
-FROM ${BUILDER} AS dependencies
-COPY hack/locks/builder.txt hack/locks/serving.txt /locks/
+FROM ${COMPILER} AS built
+COPY hack/locks/builder.txt hack/locks/serving.txt hack/locks/compiler.txt /locks/
 RUN python3 -m venv /tmp/builder && /tmp/builder/bin/pip install --quiet --require-hashes -r /locks/builder.txt \
- && python3 -m venv --without-pip /opt/venv \
- && /tmp/builder/bin/uv pip install --system-certs --quiet --python /opt/venv --require-hashes --no-deps --compile-bytecode \
-    -r /locks/serving.txt
+ && python3 -m venv --without-pip /opt/venv && python3 -m venv --without-pip /tmp/compiler \
+ && for venv in /opt/venv=serving /tmp/compiler=compiler; do \
+      /tmp/builder/bin/uv pip install --system-certs --quiet --python "${venv%=*}" --require-hashes --no-deps \
+        --compile-bytecode -r "/locks/${venv#*=}.txt" || exit 1; \
+    done
+COPY hack/compiled.py /src/hack/compiled.py
+COPY hack/images/places.py /src/hack/images/places.py
+COPY operator/llmops /src/operator/llmops
+COPY serving/llmops_serving /src/serving/llmops_serving
+RUN cd /src && LLMOPS_COMPILE_FOR=/opt/venv/bin/python /tmp/compiler/bin/python -m hack.compiled /compiled
 
 FROM ${BASE}
-COPY --from=dependencies /opt/venv /opt/venv
+COPY --from=built /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 WORKDIR /app
 USER 65532:65532
 CMD ["python", "-m", "llmops_serving.gateway"]
 COPY operator/llmops /app/llmops
-COPY serving/llmops_serving /app/llmops_serving
+COPY --from=built /compiled /app

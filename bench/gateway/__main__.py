@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", default=[], metavar="LEG", help="leave the other legs out")
     parser.add_argument("--json", type=Path, help="write the figures there")
     fuzzing = commands.add_parser("fuzz")
     fuzzing.add_argument("--count", type=int, default=1_000_000)
@@ -56,7 +58,7 @@ def main() -> int:
         return fuzz.main(given.count, given.seed)
     if given.command == "streams":
         return streams(given.count)
-    return compare(given.seconds, given.rounds, given.json)
+    return compare(given.seconds, given.rounds, given.json, given.only)
 
 
 def load(leg: Leg, seconds: float, *flags: str, connections: int = CONNECTIONS) -> dict[str, Any]:
@@ -70,27 +72,35 @@ def load(leg: Leg, seconds: float, *flags: str, connections: int = CONNECTIONS) 
     return figures
 
 
-def compare(seconds: float, rounds: int, path: Path | None) -> int:
+def compare(seconds: float, rounds: int, path: Path | None, only: Sequence[str]) -> int:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
         ports = legs.free_ports(4)
         stub = legs.engines(directory, ports, token_seconds=TOKEN_SECONDS)
         stack.callback(stub.kill)
-        wanted = [
-            Leg("direct", ports[0]),
-            legs.nginx(directory, ports),
-            legs.gateway(directory, ports, name="gateway"),
-            legs.gateway(directory, ports, name="gateway, no keys", keyed=False),
-            legs.router(directory, ports, "vllm-router", "cache_aware", "warning"),
-            legs.router(directory, ports, "vllm-router", "round_robin", "warning"),
-            legs.router(directory, ports, "smg", "cache_aware", "warn"),
-            legs.router(directory, ports, "smg", "round_robin", "warn"),
-        ]
-        present = [leg for leg in wanted if leg is not None]
-        for leg in present:
+        makers: dict[str, Callable[[], Leg | None]] = {
+            "direct": lambda: Leg("direct", ports[0]),
+            "nginx": lambda: legs.nginx(directory, ports),
+            "gateway": lambda: legs.gateway(directory, ports),
+            "gateway, no keys": lambda: legs.gateway(directory, ports, name="gateway, no keys", keyed=False),
+            "gateway, plain Python": lambda: legs.gateway(
+                directory, ports, name="gateway, plain Python", compiles=False
+            ),
+            "vllm-router cache_aware": lambda: legs.router(directory, ports, "vllm-router", "cache_aware", "warning"),
+            "vllm-router round_robin": lambda: legs.router(directory, ports, "vllm-router", "round_robin", "warning"),
+            "smg cache_aware": lambda: legs.router(directory, ports, "smg", "cache_aware", "warn"),
+            "smg round_robin": lambda: legs.router(directory, ports, "smg", "round_robin", "warn"),
+        }
+        present = []
+        for name, make in makers.items():
+            if only and name not in only:
+                continue
+            leg = make()
+            if leg is None:
+                print(f"{name}: not found and left out (see LLMOPS_BENCH_PEERS)")
+                continue
             stack.callback(leg.stop)
-        if len(present) < len(wanted):
-            print("not found and left out: nginx, vllm-router or smg (see LLMOPS_BENCH_PEERS)")
+            present.append(leg)
         for leg in present:
             legs.wait_until_serving(leg)
         results = measure(present, seconds, rounds)

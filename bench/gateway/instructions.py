@@ -10,7 +10,6 @@ import hashlib
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from bench.gateway import engine
 from bench.gateway.client import request
 from bench.gateway.legs import KEY, ROOT, environment
+from hack import compiled
 from llmops_serving.gateway.gateway import Gateway
 from llmops_serving.gateway.keys import from_fields, keyring
 from llmops_serving.gateway.proxy import ClientConnection
@@ -106,12 +106,17 @@ def run(kind: str, count: int) -> None:
     assert series.codes == {200: count}, series.codes
 
 
-def instructions(kind: str, count: int, directory: Path) -> int:
-    """All instructions of a process that makes so many requests."""
-    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={directory}/out"]
+def instructions(kind: str, count: int, serving: Path) -> int:
+    """All instructions of a process that makes so many requests with the gateway in `serving`."""
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
     command += [sys.executable, "-m", "bench.gateway.instructions", kind, str(count)]
     finished = subprocess.run(
-        command, cwd=ROOT, env={**environment(), "PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=False
+        command,
+        cwd=ROOT,
+        env={**environment(serving), "PYTHONHASHSEED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = re.search(r"Collected : (\d+)", finished.stderr)
     if found is None:
@@ -120,10 +125,10 @@ def instructions(kind: str, count: int, directory: Path) -> int:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as directory:
+    for name, serving in (("plain Python", ROOT / "serving"), ("compiled", compiled.ensure())):
         for kind, units in (("request", 1), ("chunk", TOKENS)):
-            few, many = (instructions(kind, count, Path(directory)) for count in (FEW, MANY))
-            print(f"{(many - few) / (MANY - FEW) / units:9.0f} instructions per {kind}")
+            few, many = (instructions(kind, count, serving) for count in (FEW, MANY))
+            print(f"{(many - few) / (MANY - FEW) / units:9.0f} instructions per {kind}, {name}")
 
 
 if __name__ == "__main__":

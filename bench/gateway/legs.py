@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hack import compiled
+
 ROOT = Path(__file__).parents[2]
 KEY = "sk-bench-0123456789abcdefghijklmnopqrstuvwxyz"
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -54,15 +56,17 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def environment() -> dict[str, str]:
-    """What a child needs to import the project."""
-    return {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}:{ROOT}"}
+def environment(serving: Path = ROOT / "serving") -> dict[str, str]:
+    """What a child needs to import the project, with the gateway from `serving`."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{serving}:{ROOT}"}
 
 
-def python(directory: Path, *arguments: str, log: str = "engine") -> subprocess.Popen[bytes]:
+def python(
+    directory: Path, *arguments: str, log: str = "engine", serving: Path = ROOT / "serving"
+) -> subprocess.Popen[bytes]:
     with (directory / f"{log}.log").open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env=environment(), stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, *arguments], cwd=ROOT, env=environment(serving), stdout=output, stderr=subprocess.STDOUT
         )
 
 
@@ -71,8 +75,10 @@ def engines(directory: Path, ports: Sequence[int], token_seconds: float = 0.0) -
     return python(directory, "-m", "bench.gateway.engine", listed, str(token_seconds))
 
 
-def gateway(directory: Path, targets: Sequence[int], *, name: str = "gateway", keyed: bool = True) -> Leg:
-    """Ours, one worker; metrics are always on, `keyed` adds keys and limits."""
+def gateway(
+    directory: Path, targets: Sequence[int], *, name: str = "gateway", keyed: bool = True, compiles: bool = True
+) -> Leg:
+    """Ours, one worker, compiled as in its image; metrics are always on, `keyed` adds keys and limits."""
     port, internal = free_ports(2)
     key = {
         "hash": hashlib.sha256(KEY.encode()).hexdigest(),
@@ -88,7 +94,8 @@ def gateway(directory: Path, targets: Sequence[int], *, name: str = "gateway", k
     routes.write_text(json.dumps({"models": [model], "keys": [key]}))
     arguments = ["-m", "llmops_serving.gateway", "--routes", str(routes), "--host", "127.0.0.1", "--workers", "1"]
     arguments += ["--port", str(port), "--metrics-port", str(internal), *(["--require-keys"] if keyed else [])]
-    return Leg(name, port, python(directory, *arguments, log=name), KEY if keyed else "")
+    serving = compiled.ensure() if compiles else ROOT / "serving"
+    return Leg(name, port, python(directory, *arguments, log=name, serving=serving), KEY if keyed else "")
 
 
 def nginx(directory: Path, targets: Sequence[int]) -> Leg | None:

@@ -1,7 +1,8 @@
 """The base images, made from Debian packages where no image registry is reached.
 
 `BASE` stands in for python:3.12-slim: the same folders and commands that the Dockerfiles rely on. `BUILDER` adds what a
-build stage needs (pip through venv, a C compiler) and never ends up in an image that runs.
+build stage needs (pip through venv, a C compiler) and never ends up in an image that runs; `COMPILER` adds Python's
+headers, for the one image that compiles Python.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from hack.images.places import IMAGES
 SUITE = "bookworm"
 PACKAGES = ("python3.11", "ca-certificates", "libnuma1", "netbase", "tzdata")
 BUILDER_PACKAGES = ("python3.11-venv", "gcc", "libc6-dev", "binutils")
+COMPILER_PACKAGES = ("python3.11-dev",)
 CLEANING = r"""
 ln -sf python3.11 {tree}/usr/bin/python3
 ln -sf python3.11 {tree}/usr/bin/python
@@ -26,20 +28,19 @@ mkdir -p {tree}/usr/share/man/man1
 RECIPE = hashlib.sha256(repr((SUITE, PACKAGES, BUILDER_PACKAGES, CLEANING)).encode()).hexdigest()[:12]
 BASE = f"localhost/llmops-base:{RECIPE}"
 BUILDER = f"localhost/llmops-builder:{RECIPE}"
+COMPILER = f"localhost/llmops-compiler:{RECIPE}"
 
 
 def ensure(build: list[str]) -> None:
-    """Make both base images unless buildah has them; `build` is the beginning of a `buildah build` command."""
+    """Make the base images unless buildah has them; `build` is the beginning of a `buildah build` command."""
     if not _exists(BASE):
         _import(_root_file_system())
-    if not _exists(BUILDER):
-        install = f"apt-get update -q && apt-get install -yq --no-install-recommends {' '.join(BUILDER_PACKAGES)}"
-        subprocess.run(
-            [*build, "--tag", BUILDER, "--file", "-"],
-            input=f"FROM {BASE}\nRUN {install}\n",
-            text=True,
-            check=True,
-        )
+    for tag, below, packages in ((BUILDER, BASE, BUILDER_PACKAGES), (COMPILER, BUILDER, COMPILER_PACKAGES)):
+        if not _exists(tag):
+            install = f"apt-get update -q && apt-get install -yq --no-install-recommends {' '.join(packages)}"
+            subprocess.run(
+                [*build, "--tag", tag, "--file", "-"], input=f"FROM {below}\nRUN {install}\n", text=True, check=True
+            )
 
 
 def _exists(reference: str) -> bool:

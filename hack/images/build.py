@@ -76,6 +76,8 @@ def _builder() -> list[str]:
         f"BASE={base.BASE}",
         "--build-arg",
         f"BUILDER={base.BUILDER}",
+        "--build-arg",
+        f"COMPILER={base.COMPILER}",
     ]
 
 

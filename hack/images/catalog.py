@@ -35,7 +35,10 @@ CATALOG = {
         Image(
             "serving",
             "serving/serving.Dockerfile",
-            (BUILDER_LOCK, "hack/locks/serving.txt", "operator/llmops", "serving/llmops_serving"),
+            (
+                *(BUILDER_LOCK, "hack/locks/serving.txt", "hack/locks/compiler.txt"),
+                *("operator/llmops", "serving/llmops_serving", "hack/compiled.py", "hack/images/places.py"),
+            ),
         ),
         Image(
             "engine-cpu",

@@ -20,6 +20,7 @@ CONTENT = {
     "operator": (PROJECT, "--extra", "operator"),
     "serving": (PROJECT, "--extra", "gateway", "--extra", "jobs"),
     "dev": (PROJECT, "--group", "dev", *EVERY_EXTRA),
+    "compiler": (str(LOCKS / "compiler.in"), "--constraint", str(LOCKS / "dev.txt")),
     "engine": ENGINE,
     "trainer": (*ENGINE, str(LOCKS / "trainer.in"), "--constraint", str(LOCKS / "engine.txt")),
 }

@@ -11,18 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 
 from llmops_serving.gateway.route import Candidate
 
-BLOCK_BYTES = 256
-MAX_BLOCKS = 1024  # 256 KB of prompt: more tells nothing new about where to go
-BYTES_PER_TOKEN = 4
-UNKNOWN_CACHE_BLOCKS = 4096  # about 260,000 tokens
-LOAD_BOUND = 1.25
-_WORD = (1 << 64) - 1
+BLOCK_BYTES: Final = 256
+MAX_BLOCKS: Final = 1024  # 256 KB of prompt: more tells nothing new about where to go
+BYTES_PER_TOKEN: Final = 4
+UNKNOWN_CACHE_BLOCKS: Final = 4096  # about 260,000 tokens
+LOAD_BOUND: Final = 1.25
+_WORD: Final = (1 << 64) - 1
 
 
 class Prefixes:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from llmops_serving.gateway.http1 import ResponseHead
 from llmops_serving.gateway.route import Refuse
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-STREAM_HEAD = [b"content-type: text/event-stream; charset=utf-8", b"cache-control: no-cache"]
-SSE_COMMENT = b": waiting for the model to start\n\n"
-LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+STREAM_HEAD: Final = [b"content-type: text/event-stream; charset=utf-8", b"cache-control: no-cache"]
+SSE_COMMENT: Final = b": waiting for the model to start\n\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 def status_line(status: int) -> bytes:
@@ -21,7 +21,7 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status" % status
 
 
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}
+_STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}
 
 
 def error_document(refusal: Refuse) -> bytes:

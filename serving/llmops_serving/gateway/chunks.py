@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from llmops_serving.gateway.http1 import BadMessageError
 
-MAX_CHUNK_LINE = 10  # eight hexadecimal digits and CRLF
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
-_MAX_SIZES = 4096
-_sizes: dict[bytes, int] = {}  # size lines that were read before: an engine's tokens have few different lengths
+MAX_CHUNK_LINE: Final = 10  # eight hexadecimal digits and CRLF
+_CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
+_MAX_SIZES: Final = 4096
+_sizes: Final[dict[bytes, int]] = {}  # size lines that were read before: an engine's tokens have few different lengths
 
 
 class ChunkedBody:

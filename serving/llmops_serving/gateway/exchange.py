@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmops_serving.gateway import answers, route
 from llmops_serving.gateway.http1 import ResponseHead
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmops_serving.gateway.gateway import Gateway
     from llmops_serving.gateway.proxy import ClientConnection
 
-_TAIL_BYTES = 2048
+_TAIL_BYTES: Final = 2048
 _COMMENT_SECONDS = 10.0
 _ENGINE_LOST = Refuse(502, "engine_failed", "The engine failed while it worked on the request.", "server_error")
 _ENGINE_SILENT = Refuse(504, "timeout", "The engine did not answer in time.", "server_error")

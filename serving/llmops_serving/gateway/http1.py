@@ -14,25 +14,25 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MAX_HEAD_BYTES = 32 * 1024
+MAX_HEAD_BYTES: Final = 32 * 1024
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.([01])\r\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
-_LENGTH = re.compile(rb"[0-9]{1,12}")
+_REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,16}) (/[!-~]*) HTTP/1\.([01])\r\n")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*)?\r\n")
+_FIELD: Final = re.compile(rb"(" + _TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)")
+_LENGTH: Final = re.compile(rb"[0-9]{1,12}")
 
 # Hop by hop (RFC 9110 section 7.6.1), our own framing, and every place where a client may have put its key. The
 # engine has no use for cookies or for a compressed answer, whose usage we could not read.
-_NOT_FORWARDED = frozenset({
+_NOT_FORWARDED: Final = frozenset({
     b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade",
     b"content-length", b"expect", b"authorization", b"proxy-authorization", b"proxy-authenticate", b"x-api-key",
     b"api-key", b"cookie", b"accept-encoding", b"http2-settings",
 })  # fmt: skip
-_OURS = b"x-llmops-"
-_SECRET = frozenset({b"proxy-authorization", b"x-api-key", b"api-key", b"cookie", b"set-cookie"})
-_NOT_RETURNED = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"trailer", b"te"})
-_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"host", b"authorization", b"content-type"})
+_OURS: Final = b"x-llmops-"
+_SECRET: Final = frozenset({b"proxy-authorization", b"x-api-key", b"api-key", b"cookie", b"set-cookie"})
+_NOT_RETURNED: Final = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"upgrade", b"trailer", b"te"})
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding", b"host", b"authorization", b"content-type"})
 
 
 class BadMessageError(Exception):
@@ -92,33 +92,33 @@ def request_head(head: bytes) -> RequestHead:
     """
     parts = _VARYING.split(head)
     if len(parts) == 4:
-        rest, length, credential = parts[0] + parts[3], _decimal(parts[1], parts[2]), None
-    elif len(parts) == 7 and (parts[1][:1] in b"cC") != (parts[4][:1] in b"cC"):
+        rest, digits, credential = parts[0] + parts[3], parts[1], None
+    elif len(parts) == 7 and (parts[1] is None) == (parts[5] is None):
         rest = b"".join((parts[0], parts[3], parts[6]))
-        length = max(_decimal(parts[1], parts[2]), _decimal(parts[4], parts[5]))
-        credential = _credential(parts[5] if parts[1][:1] in b"cC" else parts[2])
+        digits, credential = (parts[4], parts[2]) if parts[1] is None else (parts[1], parts[5])
     else:
         return _read_request(head).request
-    if length < 0:
+    if digits is None:
         return _read_request(head).request
     known = _heads.get(rest)
     if known is not None:
-        return _again(known, length, credential)
+        return _again(known, int(digits), credential)
     read = _read_request(head)
-    if read.repeats and len(rest) <= _MAX_KNOWN_HEAD_BYTES:
+    if read.repeats and read.request.credential == credential and len(rest) <= _MAX_KNOWN_HEAD_BYTES:
         if len(_heads) >= _MAX_HEADS:
             _heads.clear()
         _heads[rest] = _again(read.request, 0, None)
     return read.request
 
 
-# The two lines that differ between a client's requests. A malformed value ends the match early, so that what is left
-# has a character no accepted head has.
-_VARYING = re.compile(rb"\r\n((?i:content-length|authorization)):([\t\x20-\x7e\x80-\xff]*)")
-_MAX_HEADS = 1024
-_MAX_KNOWN_HEAD_BYTES = 2048
+# The two lines that differ between a client's requests: exactly as clients write them, or they stay where they are.
+_VARYING: Final = re.compile(
+    rb"\r\n(?:(?i:content-length): ?([0-9]{1,12})|(?i:authorization): ?(?i:bearer) ([!-~]+))(?=\r\n)"
+)
+_MAX_HEADS: Final = 1024
+_MAX_KNOWN_HEAD_BYTES: Final = 2048
 # Heads that were read before, without those lines: bounded, and none that may hold a secret.
-_heads: dict[bytes, RequestHead] = {}
+_heads: Final[dict[bytes, RequestHead]] = {}
 
 
 def _again(known: RequestHead, length: int, credential: bytes | None) -> RequestHead:
@@ -130,12 +130,6 @@ def _again(known: RequestHead, length: int, credential: bytes | None) -> Request
     request.expects_continue = known.expects_continue
     request.credential = credential
     return request
-
-
-def _decimal(name: bytes, value: bytes) -> int:
-    """The number of a Content-Length line; -1 for another line, and for what is not a plain number."""
-    digits = value.strip(b" \t")
-    return int(digits) if name[:1] in b"cC" and digits.isdigit() and len(digits) <= 12 else -1
 
 
 def _credential(value: bytes) -> bytes:
@@ -192,10 +186,10 @@ _PASSES: Final = 0
 _DROPS: Final = 1
 _HOST: Final = 2
 _EVENTS: Final = 3
-_MAX_LINES = 4096
-_MAX_LINE_BYTES = 256
-_request_lines: dict[bytes, int] = {}
-_response_lines: dict[bytes, int] = {}
+_MAX_LINES: Final = 4096
+_MAX_LINE_BYTES: Final = 256
+_request_lines: Final[dict[bytes, int]] = {}
+_response_lines: Final[dict[bytes, int]] = {}
 
 
 def _learn(lines: dict[bytes, int], line: bytes, meaning: int) -> None:
@@ -284,7 +278,43 @@ def _body_length(lengths: list[bytes], encodings: list[bytes], minor: int) -> in
 
 
 def response_head(head: bytes) -> ResponseHead:
-    """Parse an engine's head that ends with its empty line; raise `BadMessageError(502)` for anything ambiguous."""
+    """Parse an engine's head that ends with its empty line; raise `BadMessageError(502)` for anything ambiguous.
+
+    As with requests: a head that differs from an earlier one in the body's length only is not read line by line.
+    """
+    parts = _LENGTH_LINE.split(head)
+    if len(parts) != 3:
+        return _read_response(head)[0]
+    rest = parts[0] + parts[2]
+    known = _answers.get(rest)
+    if known is None:
+        response, repeats = _read_response(head)
+        if repeats and len(rest) <= _MAX_KNOWN_HEAD_BYTES:
+            if len(_answers) >= _MAX_HEADS:
+                _answers.clear()
+            _answers[rest] = _with_length(response, b"")
+        return response
+    return _with_length(known, parts[1])
+
+
+_LENGTH_LINE: Final = re.compile(rb"\r\n(?i:content-length): ?([0-9]{1,12})(?=\r\n)")
+_answers: Final[dict[bytes, ResponseHead]] = {}
+
+
+def _with_length(known: ResponseHead, digits: bytes) -> ResponseHead:
+    """The same head with another length; without digits, what such heads have in common."""
+    response = ResponseHead(known.status, reusable=known.reusable)
+    response.event_stream = known.event_stream
+    if digits:
+        response.returned = [*known.returned, b"content-length: " + digits]
+        response.length = 0 if known.status in _BODILESS else int(digits)
+    else:
+        response.returned = [line for line in known.returned if line[:15].lower() != b"content-length:"]
+    return response
+
+
+def _read_response(head: bytes) -> tuple[ResponseHead, bool]:
+    """The head, and whether another one like it is to be expected."""
     line = _STATUS_LINE.match(head)
     if line is None:
         raise BadMessageError(502, "The engine's answer is not HTTP/1.1.")
@@ -292,22 +322,27 @@ def response_head(head: bytes) -> ResponseHead:
     response = ResponseHead(int(status), reusable=minor == b"1")
     lengths: list[bytes] = []
     encodings: list[bytes] = []
+    repeats = True
     for text in head[line.end() : -4].split(b"\r\n") if line.end() < len(head) - 2 else ():
         known = _response_lines.get(text)
         if known is None:
-            _take_response_line(response, lengths, encodings, text)
+            repeats = _take_response_line(response, lengths, encodings, text) and repeats
         elif known != _DROPS:
             response.returned.append(text)
             if known == _EVENTS:
                 response.event_stream = True
     if lengths or encodings:
         _take_lengths(response, lengths, encodings)
-    if response.status in (204, 304):
+    if response.status in _BODILESS:
         response.length, response.chunked = 0, False
-    return response
+    return response, repeats
 
 
-def _take_response_line(response: ResponseHead, lengths: list[bytes], encodings: list[bytes], line: bytes) -> None:
+_BODILESS: Final = (204, 304)
+
+
+def _take_response_line(response: ResponseHead, lengths: list[bytes], encodings: list[bytes], line: bytes) -> bool:
+    """Take a line; returns False for one that may hold a secret."""
     name, value = _field(line, 502)
     match name:
         case b"content-length":
@@ -325,8 +360,10 @@ def _take_response_line(response: ResponseHead, lengths: list[bytes], encodings:
             passes = name not in _NOT_RETURNED
             if passes:
                 response.returned.append(line)
-            if name not in _SECRET:
-                _learn(_response_lines, line, _PASSES if passes else _DROPS)
+            if name in _SECRET:
+                return False
+            _learn(_response_lines, line, _PASSES if passes else _DROPS)
+    return True
 
 
 def _take_lengths(response: ResponseHead, lengths: list[bytes], encodings: list[bytes]) -> None:

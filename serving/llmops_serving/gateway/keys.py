@@ -16,17 +16,17 @@ import hmac
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from llmops_serving.gateway.route import Refuse
 from llmops_serving.gateway.table import Ambiguous, Table, Target
 
-_HASH = re.compile(r"[0-9a-f]{64}")
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-MAX_KEY_BYTES = 512
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+MAX_KEY_BYTES: Final = 512
 
-NO_KEY = Refuse(401, "invalid_api_key", "This gateway needs an API key: `Authorization: Bearer KEY`.")
-BAD_KEY = Refuse(401, "invalid_api_key", "The API key is not valid.")
+NO_KEY: Final = Refuse(401, "invalid_api_key", "This gateway needs an API key: `Authorization: Bearer KEY`.")
+BAD_KEY: Final = Refuse(401, "invalid_api_key", "The API key is not valid.")
 
 
 @dataclass(frozen=True, slots=True)

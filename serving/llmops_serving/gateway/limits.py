@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from datetime import UTC, datetime
+from typing import Final
 
 from llmops_serving.gateway.keys import Key
 from llmops_serving.gateway.route import Refuse
 
-_BYTES_PER_TOKEN = 4
-_UNKNOWN_COMPLETION_TOKENS = 256
-_MINUTE = 60.0
+_BYTES_PER_TOKEN: Final = 4
+_UNKNOWN_COMPLETION_TOKENS: Final = 256
+_MINUTE: Final = 60.0
 
 
 class Bucket:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import Final
 
 from llmops import names
 
-DURATION_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-TOKEN_GAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0)
+DURATION_BUCKETS: Final[tuple[float, ...]] = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+)  # fmt: skip
+TOKEN_GAP_BUCKETS: Final[tuple[float, ...]] = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0,
+)  # fmt: skip
 Labels = tuple[str, str, str, str]  # namespace, model, adapter, tenant
 
 
@@ -39,19 +43,24 @@ class Histogram:
         yield f"{name}_count{{{labels}}} {running}"
 
 
-@dataclass(slots=True)
 class Series:
     """Everything counted for one model, adapter and tenant."""
 
-    codes: dict[int, int] = field(default_factory=dict)
-    reasons: dict[str, int] = field(default_factory=dict)
-    retries: int = 0
-    cut: int = 0
-    duration: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
-    first_byte: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
-    gap: Histogram = field(default_factory=lambda: Histogram(TOKEN_GAP_BUCKETS))
-    prompt_tokens: Histogram = field(default_factory=lambda: Histogram(names.TOKEN_BUCKETS))
-    completion_tokens: Histogram = field(default_factory=lambda: Histogram(names.TOKEN_BUCKETS))
+    __slots__ = (
+        "codes", "completion_tokens", "cut", "duration", "first_byte", "gap", "prompt_tokens", "reasons", "retries",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        """Nothing counted yet."""
+        self.codes: dict[int, int] = {}
+        self.reasons: dict[str, int] = {}
+        self.retries = 0
+        self.cut = 0
+        self.duration = Histogram(DURATION_BUCKETS)
+        self.first_byte = Histogram(DURATION_BUCKETS)
+        self.gap = Histogram(TOKEN_GAP_BUCKETS)
+        self.prompt_tokens = Histogram(names.TOKEN_BUCKETS)
+        self.completion_tokens = Histogram(names.TOKEN_BUCKETS)
 
     def ended(self, code: int, seconds: float) -> None:
         """Count one finished request."""
@@ -59,8 +68,8 @@ class Series:
         self.duration.observe(seconds)
 
 
-PREFIX = "llmops_gateway_"
-_HISTOGRAMS = {
+PREFIX: Final = "llmops_gateway_"
+_HISTOGRAMS: Final = {
     "request_duration_seconds": ("duration", "From a request's last byte to its answer's last byte."),
     "time_to_first_token_seconds": ("first_byte", "From a request's last byte to its answer's first body byte."),
     "inter_token_seconds": ("gap", "Between two reads of a streamed answer, which are one token or a few."),

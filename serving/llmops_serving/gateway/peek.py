@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-_MODEL_KEY = b'"model"'
+_MODEL_KEY: Final = b'"model"'
 # Every letter of `model` is U+006x: only a body with this text can spell the key in another way.
-_ESCAPED_LETTER = b"\\u006"
-_BOUNDARY = re.compile(rb'(?i:multipart/form-data)\s*;(?:.*;)?\s*(?i:boundary)=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))')
-_PART_NAME = re.compile(rb'(?i:content-disposition):\s*form-data\s*;[^\r\n]*?\bname="([^"\r\n]*)"')
-_SIMPLE_NAME = re.compile(r"[!#-\[\]-~]{1,253}")  # printable ASCII that JSON writes as it is
+_ESCAPED_LETTER: Final = b"\\u006"
+_BOUNDARY: Final = re.compile(
+    rb'(?i:multipart/form-data)\s*;(?:.*;)?\s*(?i:boundary)=(?:"([^"\r\n]{1,70})"|([^\s;"]{1,70}))'
+)
+_PART_NAME: Final = re.compile(rb'(?i:content-disposition):\s*form-data\s*;[^\r\n]*?\bname="([^"\r\n]*)"')
+_SIMPLE_NAME: Final = re.compile(r"[!#-\[\]-~]{1,253}")  # printable ASCII that JSON writes as it is
 
 
 class UnreadableBodyError(Exception):

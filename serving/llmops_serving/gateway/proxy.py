@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 from llmops_serving.gateway import answers, keys, limits, peek, route
 from llmops_serving.gateway.chunks import ChunkedBody
@@ -15,15 +18,17 @@ from llmops_serving.gateway.limits import Grant
 from llmops_serving.gateway.route import Refuse
 from llmops_serving.gateway.table import Target
 
-_MAX_PIPELINED = 64 * 1024
-_LINGER_SECONDS = 2.0
-_ONE_PIECE_BYTES = 16 * 1024
-_TOO_LARGE = Refuse(413, "body_too_large", "The request body is too large.")
-_TOO_SLOW = Refuse(408, "request_timeout", "The request was not complete in time.")
-_FULL = Refuse(503, "overloaded", "The gateway holds as many request bodies as it can.", "server_error", retry_after=1)
-_NO_POST = Refuse(405, "method_not_allowed", "This path takes POST only.")
-_OPEN_PATHS = (b"/healthz", b"/readyz")
-_NO_GET = Refuse(405, "method_not_allowed", "This path takes GET only.")
+_MAX_PIPELINED: Final = 64 * 1024
+_LINGER_SECONDS: Final = 2.0
+_ONE_PIECE_BYTES: Final = 16 * 1024
+_TOO_LARGE: Final = Refuse(413, "body_too_large", "The request body is too large.")
+_TOO_SLOW: Final = Refuse(408, "request_timeout", "The request was not complete in time.")
+_FULL: Final = Refuse(
+    503, "overloaded", "The gateway holds as many request bodies as it can.", "server_error", retry_after=1
+)
+_NO_POST: Final = Refuse(405, "method_not_allowed", "This path takes POST only.")
+_OPEN_PATHS: Final = (b"/healthz", b"/readyz")
+_NO_GET: Final = Refuse(405, "method_not_allowed", "This path takes GET only.")
 
 
 class _Admitted:
@@ -37,6 +42,7 @@ class _Admitted:
         self.key = key
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # the fuzzer listens in on what was read
 class ClientConnection:
     """One client connection, as an `asyncio.Protocol`. Requests on it are answered one after the other, in order."""
 
@@ -86,8 +92,7 @@ class ClientConnection:
         if self._lingering:
             return
         if self._admitted is not None:
-            self._read_body(data)
-            if self._exchange is not None or self._admitted is not None:
+            if not self._read_body(data):
                 return
         else:
             self._buffer = self._buffer + data if self._buffer else data
@@ -168,15 +173,15 @@ class ClientConnection:
         if rest:
             self._read_body(rest)
 
-    def _read_body(self, data: bytes) -> None:
-        """Take body bytes; what follows the body stays in the buffer."""
+    def _read_body(self, data: bytes) -> bool:
+        """Take body bytes, what follows the body stays in the buffer; return whether that is to be looked at now."""
         chunks = self._chunks
         if chunks is not None:
             try:
                 pieces, used = chunks.feed(data)
             except BadMessageError as problem:
                 self._refuse_unread(Refuse(problem.status, "bad_request", problem.message))
-                return
+                return False
             complete = chunks.done
             taken = sum(map(len, pieces))
         else:
@@ -190,15 +195,17 @@ class ClientConnection:
         self._deadline += taken / options.body_bytes_per_second
         if self._size > options.max_body_bytes or self._gateway.buffered > options.max_buffered_bytes:
             self._refuse_unread(_TOO_LARGE if self._size > options.max_body_bytes else _FULL)
-            return
+            return False
         self._parts += pieces
-        if complete:
-            admitted, self._admitted = self._admitted, None
-            parts, self._parts = self._parts, []
-            self._chunks = None
-            self._buffer = data[used:]
-            assert admitted is not None  # noqa: S101  a body is read only for an admitted head
-            self._start(admitted, b"".join(parts))
+        if not complete:
+            return False
+        admitted, self._admitted = self._admitted, None
+        parts, self._parts = self._parts, []
+        self._chunks = None
+        self._buffer = data[used:]
+        assert admitted is not None  # noqa: S101  a body is read only for an admitted head
+        self._start(admitted, b"".join(parts))
+        return self._exchange is None
 
     # Deciding
 

@@ -18,8 +18,8 @@ from llmops_serving.gateway.route import Refuse
 if TYPE_CHECKING:
     from llmops_serving.gateway.proxy import ClientConnection
 
-_MAX_PENDING = 1024 * 1024  # an event longer than this is passed on unfinished
-_MAX_COLLECTED = 64 * 1024
+_MAX_PENDING: Final = 1024 * 1024  # an event longer than this is passed on unfinished
+_MAX_COLLECTED: Final = 64 * 1024
 
 
 # What happens to the body's bytes.

@@ -7,12 +7,12 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from llmops_serving.gateway.table import Ambiguous, Model, Table, Target
 
 # vLLM serves more below /v1 than inference: loading adapters, waking, sleeping. Only these are passed on.
-ENGINE_PATHS = frozenset(
+ENGINE_PATHS: Final = frozenset(
     b"/v1/" + path
     for path in (
         b"chat/completions", b"completions", b"embeddings", b"responses", b"rerank", b"score", b"classify", b"pooling",
@@ -21,9 +21,9 @@ ENGINE_PATHS = frozenset(
     )
 )  # fmt: skip
 # Where the prompt's beginning decides how much the engine has to compute.
-CACHED_PATHS = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages"})
-_PLAIN_PATH = re.compile(rb"(?:/[A-Za-z0-9_\-.:]+)+")
-MAX_TRIES = 3
+CACHED_PATHS: Final = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages"})
+_PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9_\-.:]+)+")
+MAX_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Failure(StrEnum):
     GARBAGE = "garbage"  # the answer is not HTTP
 
 
-RETRIED_STATUSES = frozenset({502, 503, 504})
+RETRIED_STATUSES: Final = frozenset({502, 503, 504})
 
 
 def may_retry(failure: Failure, failures: Sequence[Failure]) -> bool:

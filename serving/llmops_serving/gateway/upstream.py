@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmops_serving.gateway.affinity import Caching
 from llmops_serving.gateway.chunks import ChunkedBody
@@ -14,8 +14,8 @@ from llmops_serving.gateway.route import Failure, ejection_seconds
 if TYPE_CHECKING:
     from llmops_serving.gateway.exchange import Exchange
 
-CONNECT_SECONDS = 3.0
-IDLE_SECONDS = 4.0  # below uvicorn's keep-alive of 5 s, so that the gateway is the one who closes
+CONNECT_SECONDS: Final = 3.0
+IDLE_SECONDS: Final = 4.0  # below uvicorn's keep-alive of 5 s, so that the gateway is the one who closes
 
 
 class Pod(Caching):
@@ -239,8 +239,9 @@ class Connection:
             raise BadMessageError(502, "The engine sent an answer that is none.")
         self._left = -1 if head.length is None else head.length
         self._chunks = ChunkedBody() if head.chunked else None
-        assert call.caller is not None  # noqa: S101  data_received has looked
-        call.caller.head(head)
+        caller = call.caller
+        assert caller is not None  # noqa: S101  data_received has looked
+        caller.head(head)
         if call.caller is None:  # the head was refused, and the call failed or cancelled with it
             return
         if self._left == 0:
@@ -248,7 +249,7 @@ class Connection:
         elif end < len(data):
             self._read_body(call, data[end:])
         else:
-            call.caller.flush()
+            caller.flush()
 
     def _read_body(self, call: Call, data: bytes) -> None:
         caller = call.caller

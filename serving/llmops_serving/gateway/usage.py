@@ -8,19 +8,28 @@ the streamed data events less the two that carry no token, and the prompt tokens
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Final
 
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
-_COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
-_FINISH = re.compile(rb'finish_reason"\s*:\s*"([a-z_]{1,32})"')
+# As vLLM writes it; other orders and names are found field by field.
+_USUAL: Final = re.compile(
+    rb'"usage": ?\{"prompt_tokens": ?(\d{1,9}), ?"total_tokens": ?\d{1,9}, ?"completion_tokens": ?(\d{1,9})'
+)
+_PROMPT: Final = (b'"prompt_tokens"', b'"input_tokens"')
+_COMPLETION: Final = (b'"completion_tokens"', b'"output_tokens"')
+_NUMBER: Final = re.compile(rb"\s*:\s*(\d{1,9})")
+_REASON: Final = re.compile(rb'\s*:\s*"([a-z_]{1,32})"')
+_REASON_FIELD: Final = b'finish_reason"'
 
 
-class Usage(NamedTuple):
+class Usage:
     """Tokens of one answer; None where nobody knows."""
 
-    prompt: int | None
-    completion: int | None
-    finish_reason: str | None
+    __slots__ = ("completion", "finish_reason", "prompt")
+
+    def __init__(self, prompt: int | None, completion: int | None, finish_reason: str | None) -> None:
+        self.prompt = prompt
+        self.completion = completion
+        self.finish_reason = finish_reason
 
 
 def usage(tail: bytes, events: int | None, *, complete: bool) -> Usage:
@@ -34,20 +43,30 @@ def usage(tail: bytes, events: int | None, *, complete: bool) -> Usage:
     reason = _finish_reason(tail)
     at = tail.rfind(b'"usage"')
     if at >= 0:
-        prompt = _PROMPT.search(tail, at)
-        completion = _COMPLETION.search(tail, at)
-        if prompt or completion:
-            return Usage(int(prompt[1]) if prompt else None, int(completion[1]) if completion else 0, reason)
+        if usual := _USUAL.match(tail, at):
+            return Usage(int(usual[1]), int(usual[2]), reason)
+        prompt, completion = _number(tail, at, _PROMPT), _number(tail, at, _COMPLETION)
+        if prompt is not None or completion is not None:
+            return Usage(prompt, completion or 0, reason)
     if events is None:
         return Usage(None, None, reason)
     return Usage(None, max(0, events - (2 if complete else 1)), reason)
 
 
+def _number(tail: bytes, at: int, names: tuple[bytes, bytes]) -> int | None:
+    """The number of the first field after `at` that has one of these names."""
+    for name in names:
+        field = tail.find(name, at)
+        if field >= 0:
+            found = _NUMBER.match(tail, field + len(name))
+            return int(found[1]) if found else None
+    return None
+
+
 def _finish_reason(tail: bytes) -> str | None:
     """The last one that is not null: a stream has one in every event."""
-    end = len(tail)
-    while (at := tail.rfind(b'finish_reason"', 0, end)) >= 0:
-        if found := _FINISH.match(tail, at):
+    at = len(tail)
+    while (at := tail.rfind(_REASON_FIELD, 0, at)) >= 0:
+        if found := _REASON.match(tail, at + len(_REASON_FIELD)):
             return found[1].decode()
-        end = at
     return None

@@ -36,7 +36,7 @@ async def started(tmp_path: Path, engine: Engine, workers: int) -> AsyncIterator
     routes.write_text(json.dumps({"models": [{"name": "support", "endpoints": [engine.address]}]}))
     command = ["-m", "llmops_serving.gateway", "--routes", str(routes), "--host", "127.0.0.1", "--port", str(port)]
     command += ["--metrics-port", str(internal), "--workers", str(workers)]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}", "POD_NAME": "gateway-0"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "POD_NAME": "gateway-0"}
     process = await asyncio.create_subprocess_exec(sys.executable, *command, env=environment)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
         try:
