@@ -257,7 +257,7 @@ def _progress(before: ProgressStatus, seen: Seen, outcome: Json | None) -> Progr
     restarts = max(before.restarts, len(ended))
     if outcome:
         facts = {"step": outcome.get("last", before.step), "total_steps": outcome.get("total", before.total_steps)}
-        best = {"best_step": outcome.get("step"), "best_eval_loss": (outcome.get("metrics") or {}).get("evalLoss")}
+        best = {"best_step": outcome.get("step"), "best_eval_loss": _decimal(outcome.get("best_loss"))}
         facts |= {"last_checkpoint_step": facts["step"], "eta_seconds": 0}
         # An evicted pod is gone and cannot be counted; the trainer has kept the number on its volume.
         return before.model_copy(update={**facts, **best, "restarts": max(restarts, outcome.get("restarts", 0))})

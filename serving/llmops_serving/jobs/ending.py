@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ class Stopped(Exception):
     ) -> None:
         super().__init__(message)
         self.outcome, self.exit_code, self.facts = outcome, exit_code, facts or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """One process of several may tell the others of it."""
+        return partial(Stopped, exit_code=self.exit_code, facts=self.facts), (self.outcome, str(self))
 
 
 def ended(work: Callable[[], Ended], secrets: tuple[str, ...], place: Path) -> Ended:

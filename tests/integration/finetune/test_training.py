@@ -25,6 +25,7 @@ SPEC: Json = {
     },
     "lora": {"r": 4, "dropout": "0.1"},
     "checkpoint": {"everySteps": 6, "keep": 2},
+    "evaluation": {"maxRows": 8, "maxNewTokens": 8},
 }
 SEED = 20261121
 
@@ -43,11 +44,9 @@ def step(events: list[Json]) -> int:
 
 
 def test_a_run_that_is_evicted_killed_and_torn_ends_as_if_nothing_had_happened(jobs: Jobs) -> None:
-    assert jobs.check(rows(120)).code == 0
+    jobs.given(rows(120))
     calm = Jobs(jobs.python, jobs.model, jobs.volume.with_name("calm"))
-    (calm.volume / "data").mkdir(parents=True)
-    for file in (jobs.volume / "data").iterdir():
-        (calm.volume / "data" / file.name).write_bytes(file.read_bytes())
+    calm.given(rows(120))
     undisturbed = calm.train(**SPEC)
     assert undisturbed.outcome["outcome"] == "Completed", undisturbed.output
 
@@ -82,7 +81,7 @@ def test_a_run_that_is_evicted_killed_and_torn_ends_as_if_nothing_had_happened(j
 
 
 def test_the_artifact_can_be_served_and_says_where_it_comes_from(jobs: Jobs) -> None:
-    jobs.check(rows(120))
+    jobs.given(rows(120))
     ended = jobs.train(**SPEC)
     assert ended.outcome["outcome"] == "Completed", ended.output
     folder = artifact(jobs, ended)
@@ -93,8 +92,18 @@ def test_the_artifact_can_be_served_and_says_where_it_comes_from(jobs: Jobs) -> 
     assert provenance["digest"] == ended.outcome["digest"]
     assert provenance["dataset"]["digest"] == json.loads((jobs.volume / "data" / "report.json").read_text())["digest"]
     assert provenance["spec"]["hyperparameters"]["max_steps"] == STEPS
-    metrics = {name: float(value) for name, value in ended.outcome["metrics"].items()}
-    assert metrics["evalLoss"] < metrics["baseEvalLoss"]
+    metrics = ended.outcome["metrics"]
+    assert float(metrics["evalLoss"]) < float(metrics["baseEvalLoss"])
+    assert {"bleu", "baseBleu", "bleuGain", "chrF", "exactMatch", "tokenF1", "rougeL", "perplexity"} <= metrics.keys()
+    said = json.loads((folder / "report.json").read_text())
+    assert said["evaluation"]["rows"] == 24
+    assert said["evaluation"]["answered"] == 8
+    loss = next(one for one in said["evaluation"]["metrics"] if one["name"] == "evalLoss")
+    assert loss["low"] <= loss["tuned"] - loss["base"] <= loss["high"] < 0
+    people = (folder / "report.md").read_text()
+    assert "| loss (nats per token) |" in people
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Loss by step](loss.png)" in people
     assert len(list((jobs.volume / "checkpoints").iterdir())) <= 3
 
     found = jobs.train(**SPEC)  # a Job that was made anew finds the work done
@@ -103,7 +112,7 @@ def test_the_artifact_can_be_served_and_says_where_it_comes_from(jobs: Jobs) -> 
 
 
 def test_every_weight_is_trained_and_left_as_a_whole_model(jobs: Jobs) -> None:
-    jobs.check(rows(40), method="Full")
+    jobs.given(rows(120))
     ended = jobs.train(method="Full", hyperparameters={"max_steps": 4, "learning_rate": "1e-3"})
     assert ended.outcome["outcome"] == "Completed", ended.output
     names = {path.name for path in artifact(jobs, ended).iterdir()}
@@ -111,7 +120,7 @@ def test_every_weight_is_trained_and_left_as_a_whole_model(jobs: Jobs) -> None:
 
 
 def test_training_stops_when_nothing_gets_better(jobs: Jobs) -> None:
-    jobs.check(rows(120))
+    jobs.given(rows(120))
     spec = SPEC | {"hyperparameters": SPEC["hyperparameters"] | {"max_steps": 200, "learning_rate": "1e-12"}}
     ended = jobs.train(**spec, earlyStopping={"patience": 1})
     assert ended.outcome["outcome"] == "Completed", ended.output
@@ -127,14 +136,14 @@ REFUSED: list[tuple[str, Json, str, str]] = [
 
 @pytest.mark.parametrize(("spec", "reason", "says"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
 def test_what_cannot_go_on_says_why_and_is_not_tried_again(jobs: Jobs, spec: Json, reason: str, says: str) -> None:
-    jobs.check(rows(40))
+    jobs.given(rows(120))
     ended = jobs.train(**spec)
     assert (ended.code, ended.outcome["outcome"]) == (40, reason), ended.output
     assert says in ended.outcome["message"]
 
 
 def test_a_job_that_is_killed_twice_before_its_first_checkpoint_gives_up(jobs: Jobs) -> None:
-    jobs.check(rows(40))
+    jobs.given(rows(120))
     for _ in range(2):
         run = jobs.start("finetune", SPEC)
         run.until(lambda events: any(event["event"] == "training" for event in events))

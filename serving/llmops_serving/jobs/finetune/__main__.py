@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from llmops import names
 from llmops.api.fine_tune_job import FineTuneJobSpec
 from llmops_serving.jobs.ending import EXIT_INTERRUPTED, Ended, Stopped, ended, log_to_stdout
+from llmops_serving.jobs.finetune.launch import left
 from llmops_serving.jobs.redaction import secrets_of
 
 
@@ -25,6 +26,7 @@ def arguments() -> argparse.ArgumentParser:
     say("--job", type=Path, required=True, help="the job's volume, with the checked rows in data/")
     say("--model", type=Path, required=True, help="directory of the base model")
     say("--image", default="", help="name of this image, for the provenance")
+    say("--metrics-port", type=int, default=0, help="where Prometheus finds steps, losses and speed; 0: nowhere")
     say("--termination-log", type=Path, default=Path(names.TERMINATION_LOG), help="where the outcome is written")
     return parser
 
@@ -44,7 +46,7 @@ def finetune(options: argparse.Namespace) -> Ended:
     except ValidationError as error:
         raise Stopped("InvalidSpec", str(error.errors()[0]["msg"]), exit_code=2) from error
     torch.set_num_threads(train.threads())
-    return train.trained(train.Run(spec, options.job, options.model, options.image))
+    return train.trained(train.Run(spec, options.job, options.model, options.image, options.metrics_port))
 
 
 def run(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
@@ -54,9 +56,10 @@ def run(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     signal.signal(signal.SIGTERM, _early)
     secrets = secrets_of(environment)
     log_to_stdout(secrets)
-    result = ended(lambda: finetune(options), secrets, options.termination_log)
+    leads = environment.get("RANK", "0") == "0"
+    result = ended(lambda: finetune(options), secrets, options.termination_log if leads else Path(os.devnull))
     sys.stdout.flush()
-    os._exit(result.exit_code)  # threads of libraries may still be asleep; nothing on disk waits for them
+    os._exit(left(result.exit_code))  # threads of libraries may still be asleep; nothing on disk waits for them
 
 
 def _early(*_: object) -> NoReturn:

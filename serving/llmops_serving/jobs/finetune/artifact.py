@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from llmops.api.fine_tune_job import FineTuneJobSpec
 from llmops_serving.jobs.adapters.proof import RECORD as PROBE
 from llmops_serving.jobs.adapters.store import FILES as ADAPTER_FILES
+from llmops_serving.jobs.finetune import plot, report
 from llmops_serving.jobs.finetune.checkpoints import sealed, sha256_of, verified
 from llmops_serving.jobs.weights.marker import Landed, total_digest
 
-PROVENANCE, REPORT, CARD = "provenance.json", "report.json", "README.md"
+PROVENANCE, REPORT, REPORT_FOR_PEOPLE, CARD = "provenance.json", "report.json", "report.md", "README.md"
 Json = dict[str, Any]
 
 
@@ -46,18 +47,12 @@ class Artifacts:
         return None
 
     def leave(
-        self,
-        spec: FineTuneJobSpec,
-        checkpoint: Path,
-        model: Path,
-        *,
-        provenance: Json,
-        report: Json,
-        probe: Json | None = None,
+        self, spec: FineTuneJobSpec, checkpoint: Path, model: Path, *, said: Json, probe: Json | None
     ) -> Artifact:
-        """Write the artifact of a checkpoint: whole or not there. `report["facts"]` become the artifact's.
+        """Write the artifact of a checkpoint: whole or not there.
 
-        `probe` is what an engine must answer before it may serve an adapter.
+        `said` is the report, whose facts it takes over; `probe` is what an engine must answer before it may serve an
+        adapter.
         """
         partial = self._root / "artifact.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -67,11 +62,12 @@ class Artifacts:
         else:
             _adapter(spec, checkpoint, partial)
         digest = _digest(partial)
-        facts = dict(report["facts"])
-        _json(
-            partial / PROVENANCE, {**provenance, "digest": digest, "step": facts["step"], "metrics": facts["metrics"]}
-        )
-        _json(partial / REPORT, {**report, "digest": digest})
+        facts = dict(said["facts"])
+        record = {**said["provenance"], "digest": digest, "step": facts["step"], "metrics": facts["metrics"]}
+        _json(partial / PROVENANCE, record)
+        _json(partial / REPORT, {**said, "digest": digest})
+        (partial / REPORT_FOR_PEOPLE).write_text(report.as_markdown(said, digest), encoding="utf-8")
+        plot.loss_curve(said["history"], f"{spec.method} of {_base(spec)}", partial / report.CURVE)
         if probe is not None:
             _json(partial / PROBE, probe)
         (partial / CARD).write_text(_card(spec, facts, digest), encoding="utf-8")
@@ -85,7 +81,7 @@ def _adapter(spec: FineTuneJobSpec, checkpoint: Path, folder: Path) -> None:
     said = json.loads(config.read_text(encoding="utf-8"))
     if isinstance(said.get("target_modules"), list):
         said["target_modules"] = sorted(said["target_modules"])  # a set, which every process orders differently
-    said["base_model_name_or_path"] = spec.base_model.source or f"deployment://{spec.base_model.deployment}"
+    said["base_model_name_or_path"] = _base(spec)
     _json(folder / config.name, said)
     shutil.copyfile(weights, folder / weights.name)
 
@@ -111,10 +107,14 @@ def _json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _base(spec: FineTuneJobSpec) -> str:
+    return spec.base_model.source or f"deployment://{spec.base_model.deployment}"
+
+
 def _card(spec: FineTuneJobSpec, facts: Json, digest: str) -> str:
-    base = spec.base_model.source or f"LLMDeployment {spec.base_model.deployment}"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts["metrics"].items())
     return (
-        f"# {spec.method} of {base}\n\nTrained on {spec.dataset.source}; digest {digest}.\n"
-        f"`{PROVENANCE}` has every input, `{REPORT}` the loss curve.\n\n| metric | value |\n|---|---|\n{rows}\n"
+        f"# {spec.method} of {_base(spec)}\n\nTrained on {spec.dataset.source}; digest {digest}.\n"
+        f"`{REPORT_FOR_PEOPLE}` says how it went, `{PROVENANCE}` has every input.\n\n"
+        f"| metric | value |\n|---|---|\n{rows}\n"
     )

@@ -59,7 +59,16 @@ def _value(text: int | str) -> int | float | bool | str:
     return text
 
 
-def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = True, held_out: bool = True) -> Config:
+def config(
+    spec: FineTuneJobSpec,
+    model: Path,
+    output: Path,
+    *,
+    fresh: bool = True,
+    held_out: bool = True,
+    flat: bool = False,
+    halved: bool = False,
+) -> Config:
     """The training configuration.
 
     Args:
@@ -68,6 +77,8 @@ def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = Tr
         output: Where the trainer may write.
         fresh: No checkpoint is resumed: the base model's loss is measured first.
         held_out: There are rows to evaluate on.
+        flat: Rows lie end to end instead of being padded.
+        halved: The micro-batch did not fit into memory: half of it, twice as often.
 
     Raises:
         Stopped: InvalidSpec, for names TRL does not know and values it does not take.
@@ -90,12 +101,17 @@ def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = Tr
         "eval_steps": every,
         "eval_on_start": held_out and fresh,
         "logging_nan_inf_filter": False,  # a loss that is not a number must be seen, not averaged away
-        "include_num_input_tokens_seen": "non_padding",
+        # Without padding every token counts; one that pads may be the one that ends answers, too.
+        "include_num_input_tokens_seen": "all" if flat else "non_padding",
         "report_to": "none",
         "disable_tqdm": True,
-        "max_length": max_length(spec, model),
+        "max_length": None if flat else max_length(spec, model),  # the rows are cut to it already
         "use_cpu": not gpu,
     }
+    if spec.method != "DPO":
+        ours["padding_free"] = flat
+    if not gpu and torch.distributed.is_initialized():
+        ours["ddp_backend"] = "gloo"
     defaults: dict[str, Any] = {
         "learning_rate": LEARNING_RATES[spec.method],
         "seed": 42,
@@ -106,6 +122,13 @@ def config(spec: FineTuneJobSpec, model: Path, output: Path, *, fresh: bool = Tr
     }
     try:
         made: Config = kind(**(defaults | chosen | ours))
+        if halved:
+            size = made.per_device_train_batch_size
+            parts = 2 if size % 2 == 0 else size
+            made.per_device_train_batch_size, made.gradient_accumulation_steps = (
+                size // parts,
+                made.gradient_accumulation_steps * parts,
+            )
     except (TypeError, ValueError) as error:
         raise refused(f"The hyperparameters do not go together: {' '.join(str(error).split())[:200]}") from error
     return made

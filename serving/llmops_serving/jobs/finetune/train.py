@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import math
 import os
@@ -12,36 +13,38 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import orjson
 import structlog
 import torch
-from datasets import Dataset, disable_progress_bars
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainerState
+from datasets import disable_progress_bars
+from transformers import TrainerState
 from transformers.utils import logging as transformers_logging
-from trl import SFTConfig, SFTTrainer
 
 from llmops.api.fine_tune_job import FineTuneJobSpec
-from llmops_serving.jobs.dataset.check import EVAL, REPORT, TRAIN
+from llmops_serving.jobs.dataset.check import REPORT
 from llmops_serving.jobs.dataset.rendering import Renderer
 from llmops_serving.jobs.ending import EXIT_INTERRUPTED, Ended, Stopped
-from llmops_serving.jobs.finetune import proof, settings, watch
+from llmops_serving.jobs.finetune import curves, learners, proof, report, settings, watch
 from llmops_serving.jobs.finetune.artifact import Artifact, Artifacts
+from llmops_serving.jobs.finetune.attempts import Attempts, Memory
 from llmops_serving.jobs.finetune.checkpoints import Checkpoints
+from llmops_serving.jobs.finetune.evaluation import Judge
+from llmops_serving.jobs.finetune.gang import Gang, joined
+from llmops_serving.jobs.finetune.metrics import Metrics
 from llmops_serving.jobs.outcome import EXIT_TIME_MAY_HEAL
 from llmops_serving.jobs.weights.marker import completed
 
 log = structlog.get_logger()
 
-FAILURES_AT_ONE_STEP = 2
-INTERRUPTED = "Interrupted"
+INTERRUPTED, OUT_OF_MEMORY = "Interrupted", "OutOfMemory"
+TOLD = ("evalLoss", "bleu", "exactMatch")  # of the metrics, in the outcome's sentence
 # What decides the result besides the spec, with TRL's defaults of today.
 RECORDED = (
     "seed",
-    "max_length",
     "max_steps",
     "learning_rate",
     "num_train_epochs",
@@ -51,75 +54,164 @@ RECORDED = (
     "weight_decay",
     "bf16",
 )
+DATA_RECORDED = (
+    "digest",
+    "format",
+    "rows",
+    "duplicates",
+    "empty",
+    "language",
+    "short",
+    "long",
+    "masked",
+    "train",
+    "eval",
+    "test",
+)
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is given: the spec, the job's volume, the base model and the name of the image."""
+    """What a run is given: the spec, the job's volume, the base model, the name of the image, a port for metrics."""
 
     spec: FineTuneJobSpec
     job: Path
     model: Path
     image: str = ""
+    metrics_port: int = 0
+
+    @property
+    def patience(self) -> int | None:
+        """Evaluations without a better loss after which training ends; `None`: never."""
+        early = self.spec.early_stopping
+        return early.patience if early else None
 
 
 def trained(run: Run) -> Ended:
-    """Train, resume or find the artifact already made.
+    """Train, resume or find the artifact already made; of several processes the first one leaves it.
 
     Raises:
         Stopped: Interrupted (with a checkpoint), Diverged, NoProgress, OutOfMemory, InvalidSpec.
     """
     disable_progress_bars()
     transformers_logging.disable_progress_bar()
-    with _alone(run.job):
-        artifacts = Artifacts(run.job)
-        if made := artifacts.finished():
+    gang = joined()
+    with _alone(run.job, gang):
+        artifacts, checkpoints, memory = Artifacts(run.job), Checkpoints(run.job / "checkpoints"), Memory(run.job)
+        if made := gang.agreed(artifacts.finished):
             return _completed(made)
-        checkpoints = Checkpoints(run.job / "checkpoints")
-        found = checkpoints.newest()
-        restarts = _attempt(run.job, found[0] if found else 0)
+        found = gang.agreed(checkpoints.newest)
+        attempts = gang.agreed(lambda: memory.began(found[0] if found else 0))
         try:
-            trainer = _to_the_end(run, checkpoints, found[1] if found else None)
+            learner = _to_the_end(run, gang, checkpoints, attempts)
         except Stopped as stopped:
-            if stopped.outcome == INTERRUPTED:
-                _forgive(run.job)
+            if stopped.outcome == INTERRUPTED and gang.leads:
+                memory.forgive()
             raise
-        made = _leave(run, artifacts, checkpoints, trainer, restarts)
+        if not gang.leads:
+            return Ended("Completed", "The first process leaves the artifact.")
+        made = _leave(run, artifacts, checkpoints, learner, attempts.runs - 1)
         shutil.rmtree(run.job / "work", ignore_errors=True)
         return _completed(made)
 
 
-def _to_the_end(run: Run, checkpoints: Checkpoints, resumed: Path | None) -> SFTTrainer:
-    early = run.spec.early_stopping
-    callback = watch.Watch(checkpoints, keep=run.spec.checkpoint.keep, patience=early.patience if early else None)
-    trainer = _trainer(run, callback, resumed=resumed is not None)
+def _to_the_end(run: Run, gang: Gang, checkpoints: Checkpoints, attempts: Attempts) -> learners.Learner:
+    """Train from the newest checkpoint; where a step does not fit into memory, once more with half the micro-batch.
+
+    Raises:
+        Stopped: it could not be done, or was told to stop.
+    """
+    try:
+        return _attempt(run, gang, checkpoints, halved=attempts.halved)
+    except Stopped as stopped:
+        asked = settings.values(run.spec).get("per_device_train_batch_size", 8)
+        if stopped.outcome != OUT_OF_MEMORY or attempts.halved or asked == 1:
+            raise
+        Memory(run.job).halve()
+        if gang.size > 1:  # the others wait for this process: all must begin anew
+            message = "A step did not fit into memory; the next try halves the micro-batch."
+            raise Stopped(OUT_OF_MEMORY, message, exit_code=EXIT_TIME_MAY_HEAL) from stopped
+        log.info("halved", because=str(stopped))
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return _attempt(run, gang, checkpoints, halved=True)
+
+
+def _attempt(run: Run, gang: Gang, checkpoints: Checkpoints, *, halved: bool) -> learners.Learner:
+    found = gang.agreed(checkpoints.newest)
+    callback = watch.Watch(
+        checkpoints,
+        keep=run.spec.checkpoint.keep,
+        patience=run.patience,
+        gang=gang,
+        metrics=Metrics(run.metrics_port if gang.leads else 0),
+    )
+    output = run.job / "work"
+    if gang.leads:
+        shutil.rmtree(output, ignore_errors=True)
+    gang.wait()
+    work = output / f"process-{gang.rank}"
+    work.mkdir(parents=True)
+    learner = learners.learner(
+        run.spec,
+        run.model,
+        Renderer.of(run.model, max_length=settings.max_length(run.spec, run.model)),
+        folders=(run.job / "data", work),
+        config=partial(settings.config, run.spec, run.model, output, fresh=found is None, halved=halved),
+        callback=callback,
+    )
+    if found and (state := _over(found[1], run.patience)):
+        learner.state = state  # only the artifact is missing
+        return learner
     with _told_to_stop(callback):
-        _train(trainer, resumed)
-    state = trainer.state
+        _train(learner, found[1] if found else None)
+    state = learner.state
     if callback.stop and state.global_step < state.max_steps:
         raise Stopped(
             INTERRUPTED,
             f"Stopped as told at step {state.global_step}; the next pod goes on from there.",
             exit_code=EXIT_INTERRUPTED,
-            facts={"step": state.global_step, "total": state.max_steps},
+            facts={
+                "step": state.global_step,
+                "total": state.max_steps,
+                "overfitting": curves.overfitting(state.log_history, run.patience),
+            },
         )
-    return trainer
+    return learner
+
+
+def _over(checkpoint: Path, patience: int | None) -> TrainerState | None:
+    """The state of a checkpoint that nothing more is to be learned after."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stopped = patience is not None and curves.since_best(state.log_history) >= patience
+    return state if stopped or state.global_step >= state.max_steps else None
 
 
 def _completed(made: Artifact) -> Ended:
-    metrics = made.facts["metrics"]
-    told = ", ".join(f"{name} {value}" for name, value in metrics.items())
-    message = f"The best checkpoint is step {made.facts['step']} of {made.facts['total']}: {told}."
-    return Ended("Completed", message, facts={"uri": made.path, "digest": made.digest, **made.facts})
+    facts = made.facts
+    told = [
+        f"{name} {facts['metrics'][name]} (gain {facts['metrics'][f'{name}Gain']})"
+        for name in TOLD
+        if name in facts["metrics"]
+    ]
+    said = f": {', '.join(told)}" if told else ""
+    message = f"The best checkpoint is step {facts['step']} of {facts['total']}{said}."
+    return Ended("Completed", message, facts={"uri": made.path, "digest": made.digest, **facts})
 
 
 @contextmanager
-def _alone(job: Path) -> Iterator[None]:
+def _alone(job: Path, gang: Gang) -> Iterator[None]:
     """Wait for the pod before this one to let go of the volume; the kernel lets go for a killed one."""
+    if not gang.leads:
+        gang.wait()
+        yield
+        return
     job.mkdir(parents=True, exist_ok=True)
     with (job / "lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        gang.wait()
         yield
 
 
@@ -135,100 +227,16 @@ def _told_to_stop(callback: watch.Watch) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _attempt(job: Path, step: int) -> int:
-    """Record that a run begins at `step`; returns how many began before.
-
-    Raises:
-        Stopped: NoProgress, when as many as may have begun here and did not end well.
-    """
-    place = job / "attempts.json"
+def _train(learner: learners.Learner, checkpoint: Path | None) -> None:
     try:
-        said = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        said = {"runs": 0, "step": 0, "failures": -1}
-    failures = said["failures"] + 1 if said["step"] == step else 0
-    if failures >= FAILURES_AT_ONE_STEP:
+        learner.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
         raise Stopped(
-            "NoProgress",
-            f"{failures} runs in a row began at step {step} and ended before the next checkpoint. The log of the last "
-            "pod says why; lower checkpoint.everySteps if pods are lost often.",
-            facts={"step": step},
-        )
-    partial = place.with_suffix(".partial")
-    partial.write_text(json.dumps({"runs": said["runs"] + 1, "step": step, "failures": failures}), encoding="utf-8")
-    partial.rename(place)
-    return int(said["runs"])
-
-
-def _forgive(job: Path) -> None:
-    """This run ended as it was told to: it is none of the failures."""
-    place = job / "attempts.json"
-    said = json.loads(place.read_text(encoding="utf-8"))
-    place.write_text(json.dumps({**said, "failures": -1}), encoding="utf-8")
-
-
-def _trainer(run: Run, callback: watch.Watch, *, resumed: bool) -> SFTTrainer:
-    work = run.job / "work"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    renderer = Renderer.of(run.model, max_length=settings.max_length(run.spec, run.model))
-    tokenizer = renderer.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # labels of padding are ignored by their place, not by their token
-    train = _rows(run.job / "data" / TRAIN, renderer, work)
-    held_out = _rows(run.job / "data" / EVAL, renderer, work)
-    config = settings.config(run.spec, run.model, work, fresh=not resumed, held_out=len(held_out) > 0)
-    gpu = torch.cuda.is_available()
-    model = AutoModelForCausalLM.from_pretrained(
-        run.model,
-        # Adapters are trained beside weights of half precision; whole weights need every bit of the update.
-        dtype=torch.bfloat16 if gpu and run.spec.method != "Full" else torch.float32,
-        quantization_config=settings.quantization(run.spec),
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=train,
-        eval_dataset=held_out if len(held_out) else None,
-        processing_class=tokenizer,
-        peft_config=settings.lora(run.spec),
-        callbacks=[callback],
-    )
-    trainer.remove_callback(PrinterCallback)  # the callback above tells the same as JSON
-    return trainer
-
-
-def _rows(path: Path, renderer: Renderer, work: Path) -> Dataset:
-    """The rows as tokens and labels, on disk; rows of which the cut left nothing to learn stay out."""
-
-    def rows(name: str) -> Iterator[Json]:
-        with Path(name).open("rb") as stream:
-            for line in stream:
-                row = renderer.rendered(orjson.loads(line))
-                if row.learned:
-                    yield {"input_ids": row.ids, "labels": row.labels}
-
-    if not path.exists() or not path.stat().st_size:
-        return Dataset.from_dict({"input_ids": [], "labels": []})
-    made = Dataset.from_generator(
-        rows, gen_kwargs={"name": str(path)}, cache_dir=str(work / "rows"), fingerprint=path.stem
-    )
-    if not isinstance(made, Dataset):
-        raise TypeError(f"{path.name} became a {type(made).__name__}")
-    return made
-
-
-def _train(trainer: SFTTrainer, checkpoint: Path | None) -> None:
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError as error:
-        raise Stopped(
-            "OutOfMemory",
-            "The accelerator's memory is too small for a step: lower hyperparameters.per_device_train_batch_size and "
-            "raise gradient_accumulation_steps by as much, or lower max_length.",
+            OUT_OF_MEMORY,
+            "The memory is too small for a step, also with half the micro-batch: lower hyperparameters.max_length or "
+            "per_device_train_batch_size, or choose a profile with more memory.",
         ) from error
     except OSError as error:
         raise Stopped(
@@ -238,45 +246,47 @@ def _train(trainer: SFTTrainer, checkpoint: Path | None) -> None:
         ) from error
 
 
-def _leave(run: Run, artifacts: Artifacts, checkpoints: Checkpoints, trainer: SFTTrainer, restarts: int) -> Artifact:
-    state: TrainerState = trainer.state
-    found = watch.best(state)
+def _leave(
+    run: Run, artifacts: Artifacts, checkpoints: Checkpoints, learner: learners.Learner, restarts: int
+) -> Artifact:
+    state: TrainerState = learner.state
+    found = curves.best(state.log_history)
     step = found[0] if found else state.global_step
-    metrics: dict[str, str] = {}
-    if found:
-        metrics |= {"evalLoss": f"{found[1]:.4f}", "perplexity": f"{math.exp(min(found[1], 700)):.3f}"}
-    if (base := watch.base_loss(state)) is not None:
-        metrics["baseEvalLoss"] = f"{base:.4f}"
-    losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
-    if losses:
-        metrics["trainLoss"] = f"{losses[-1]:.4f}"
+    evaluation = Judge(
+        Renderer.of(run.model, max_length=settings.max_length(run.spec, run.model)),
+        answers=run.spec.evaluation.max_rows,
+        longest=run.spec.evaluation.max_new_tokens,
+    ).evaluated(run.job / "data", learner.model, checkpoints.at(step), run.model)
+    metrics = report.status(evaluation.metrics)
+    if losses := curves.losses(state.log_history):
+        metrics["trainLoss"] = f"{losses[-1][1]:.4g}"
     facts = {
         "step": step,
         "last": state.global_step,
         "total": state.max_steps,
         "restarts": restarts,
+        "best_loss": found[1] if found else None,
+        "overfitting": curves.overfitting(state.log_history, run.patience),
         "metrics": metrics,
     }
-    report = {"facts": facts, "data": _read(run.job / "data" / REPORT), "history": state.log_history}
+    data, provenance = _read(run.job / "data" / REPORT), _provenance(run, learner.args)
+    said = report.as_json(facts, data, state.log_history, evaluation, provenance)
     chosen = checkpoints.at(step)
-    return artifacts.leave(
-        run.spec,
-        chosen,
-        run.model,
-        provenance=_provenance(run, trainer.args),
-        report=report,
-        probe=None if run.spec.method == "Full" else proof.record(trainer.model, chosen, _answers(trainer)),
-    )
+    probe = None if run.spec.method == "Full" else proof.record(learner.model, chosen, _answers(learner))
+    return artifacts.leave(run.spec, chosen, run.model, said=said, probe=probe)
 
 
-def _answers(trainer: SFTTrainer) -> Iterator[tuple[list[int], int]]:
+def _answers(learner: learners.Learner) -> Iterator[tuple[list[int], int]]:
     """Rows and where their answers begin; held-out ones first, because what was learned by heart is no measure."""
-    for rows in (trainer.eval_dataset, trainer.train_dataset):
+    for rows in (learner.eval_dataset, learner.train_dataset):
         for row in rows or ():
-            yield row["input_ids"], next(place for place, label in enumerate(row["labels"]) if label >= 0)
+            if "prompt_ids" in row:
+                yield row["prompt_ids"] + row["chosen_ids"], len(row["prompt_ids"])
+            else:
+                yield row["input_ids"], next(place for place, label in enumerate(row["labels"]) if label >= 0)
 
 
-def _provenance(run: Run, config: SFTConfig) -> Json:
+def _provenance(run: Run, config: settings.Config) -> Json:
     """Every input of the result. No time and no path: the same inputs make the same record."""
     marker = completed(run.model)
     data = _read(run.job / "data" / REPORT)
@@ -284,8 +294,13 @@ def _provenance(run: Run, config: SFTConfig) -> Json:
     return {
         "spec": run.spec.model_dump(by_alias=True, mode="json", exclude_none=True),
         "base": {"revision": marker.revision, "digest": marker.digest} if marker else {},
-        "dataset": {"digest": data.get("digest"), "train": data.get("train"), "eval": data.get("eval")},
-        "config": {**asked, "optim": _word(config.optim), "lr_scheduler_type": _word(config.lr_scheduler_type)},
+        "dataset": {name: data.get(name) for name in DATA_RECORDED},
+        "config": {
+            **asked,
+            "max_length": settings.max_length(run.spec, run.model),
+            "optim": _word(config.optim),
+            "lr_scheduler_type": _word(config.lr_scheduler_type),
+        },
         "image": run.image,
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
         | {"python": platform.python_version()},
@@ -303,10 +318,11 @@ def _read(path: Path) -> Json:
 
 
 def threads() -> int:
-    """As many as the pod may use: torch counts the node's processors, which is not what the pod was promised."""
+    """As many as this process may use: torch counts the node's processors, which the pod was not promised."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):
-        return len(os.sched_getaffinity(0))
+        return max(1, len(os.sched_getaffinity(0)) // here)
     allowed = math.ceil(int(quota) / int(period)) if quota != "max" else len(os.sched_getaffinity(0))
-    return max(1, min(allowed, len(os.sched_getaffinity(0))))
+    return max(1, min(allowed, len(os.sched_getaffinity(0))) // here)

@@ -11,7 +11,10 @@ import structlog
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmops_serving.jobs.ending import Stopped
+from llmops_serving.jobs.finetune import curves
 from llmops_serving.jobs.finetune.checkpoints import Checkpoints
+from llmops_serving.jobs.finetune.gang import Gang
+from llmops_serving.jobs.finetune.metrics import Metrics
 
 log = structlog.get_logger()
 
@@ -25,18 +28,24 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not insta
         checkpoints: Where finished checkpoints go.
         keep: How many of them stay, besides the best.
         patience: Evaluations without a better loss after which training ends; `None`: never.
+        gang: The processes that train together.
+        metrics: Shows the same numbers to Prometheus.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, keep: int, patience: int | None) -> None:
-        self._checkpoints, self._keep, self._patience = checkpoints, keep, patience
-        self._began, self._tokens = time.monotonic(), 0
+    def __init__(
+        self, checkpoints: Checkpoints, *, keep: int, patience: int | None, gang: Gang, metrics: Metrics
+    ) -> None:
+        self._checkpoints, self._keep, self._patience, self._gang = checkpoints, keep, patience, gang
+        self._metrics = metrics
+        self._clock = _Clock()
         self.stop = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        self._began, self._tokens = time.monotonic(), state.num_input_tokens_seen
-        log.info("training", step=state.global_step, total=state.max_steps, epochs=args.num_train_epochs)
+        self._clock = _Clock(state.global_step, state.num_input_tokens_seen)
+        if self._gang.leads:
+            log.info("training", step=state.global_step, total=state.max_steps, epochs=args.num_train_epochs)
         return control
 
     def on_step_end(
@@ -45,8 +54,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not insta
         if state.global_step >= state.max_steps:
             control.should_save = True
             control.should_evaluate = control.should_evaluate or args.eval_strategy != "no"
-        elif self.stop:
+        elif self._gang.anyone(self.stop):
             # What is saved is what was learned; an evaluation would eat the time that is left.
+            self.stop = True
             control.should_save, control.should_training_stop, control.should_evaluate = True, True, False
         return control
 
@@ -58,18 +68,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not insta
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> TrainerControl:
+        del args
         told = logs or {}
         if "loss" in told:
             self._judge(float(told["loss"]), state)
-        if "loss" in told or "eval_loss" in told:
-            self._tell(told, state, args)
+        if self._gang.leads and ("loss" in told or "eval_loss" in told):
+            self._tell(told, state)
         return control
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         del args
-        if self._patience is not None and since_best(state) >= self._patience:
+        if self._patience is not None and curves.since_best(state.log_history) >= self._patience:
             log.info("no better loss", evaluations=self._patience, step=state.global_step)
             control.should_training_stop = True
         return control
@@ -77,15 +88,18 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not insta
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        made = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._checkpoints.seal(made, state.global_step)
-        found = best(state)
-        self._checkpoints.prune(self._keep, found[0] if found else None)
-        log.info("checkpoint", step=state.global_step, total=state.max_steps)
+        self._gang.wait()  # every process writes its own part
+        if self._gang.leads:
+            made = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self._checkpoints.seal(made, state.global_step)
+            found = curves.best(state.log_history)
+            self._checkpoints.prune(self._keep, found[0] if found else None)
+            log.info("checkpoint", step=state.global_step, total=state.max_steps)
+        self._gang.wait()
         return control
 
     def _judge(self, loss: float, state: TrainerState) -> None:
-        first = next((float(entry["loss"]) for entry in state.log_history if "loss" in entry), loss)
+        first = next((found for _, found in curves.losses(state.log_history)), loss)
         if not math.isfinite(loss) or (loss > DIVERGED * first and loss > 1):
             raise Stopped(
                 "Diverged",
@@ -94,49 +108,38 @@ class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is not insta
                 facts={"step": state.global_step, "total": state.max_steps},
             )
 
-    def _tell(self, told: dict[str, Any], state: TrainerState, args: TrainingArguments) -> None:
-        seconds = time.monotonic() - self._began
-        speed = (state.num_input_tokens_seen - self._tokens) / seconds if seconds > 0 else 0.0
-        found = best(state)
+    def _tell(self, told: dict[str, Any], state: TrainerState) -> None:
+        """One line of progress; `kubectl logs`, the operator and `llmops logs -f` read the same."""
+        found = curves.best(state.log_history)
         facts: dict[str, Any] = {
             "step": state.global_step,
             "total": state.max_steps,
             "epoch": round(state.epoch or 0.0, 3),
-            "tokens_per_second": round(speed),
+            "tokens_per_second": round(self._clock.tokens_per_second(state)),
+            "eta_seconds": self._clock.left(state),
             "checkpoint": max(self._checkpoints.steps(), default=0),
+            "overfitting": curves.overfitting(state.log_history, self._patience),
         }
-        if "loss" in told:
-            facts["loss"] = round(float(told["loss"]), 5)
-        if "eval_loss" in told:
-            facts["eval_loss"] = round(float(told["eval_loss"]), 5)
+        for name in ("loss", "eval_loss"):
+            if name in told:
+                facts[name] = round(float(told[name]), 5)
         if found:
             facts["best_step"], facts["best_loss"] = found[0], round(found[1], 5)
-        del args
+        self._metrics.show(facts)
         log.info("progress", **facts)
 
 
-def evaluations(state: TrainerState) -> list[tuple[int, float]]:
-    """Step and loss of every evaluation after the first step, in order."""
-    return [
-        (int(entry["step"]), float(entry["eval_loss"]))
-        for entry in state.log_history
-        if "eval_loss" in entry and entry["step"]
-    ]
+class _Clock:
+    """Speed since a run began; what was learned by earlier runs took their time."""
 
+    def __init__(self, step: int = 0, tokens: int = 0) -> None:
+        self._began, self._step, self._tokens = time.monotonic(), step, tokens
 
-def best(state: TrainerState) -> tuple[int, float] | None:
-    """Step and loss of the best evaluation so far; the base model's own does not count."""
-    return min(evaluations(state), key=lambda found: found[1], default=None)
+    def tokens_per_second(self, state: TrainerState) -> float:
+        return float((state.num_input_tokens_seen - self._tokens) / max(1e-9, time.monotonic() - self._began))
 
-
-def base_loss(state: TrainerState) -> float | None:
-    """The held-out loss before the first step: the base model's."""
-    return next(
-        (float(entry["eval_loss"]) for entry in state.log_history if "eval_loss" in entry and not entry["step"]), None
-    )
-
-
-def since_best(state: TrainerState) -> int:
-    """How many evaluations came after the best one."""
-    losses = [loss for _, loss in evaluations(state)]
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+    def left(self, state: TrainerState) -> int | None:
+        """Seconds to the last step, at the speed so far; `None` before the first one."""
+        done = state.global_step - self._step
+        seconds = time.monotonic() - self._began
+        return math.ceil(seconds / done * (state.max_steps - state.global_step)) if done > 0 else None
