@@ -283,7 +283,8 @@ def _answers(learner: learners.Learner) -> Iterator[tuple[list[int], int]]:
             if "prompt_ids" in row:
                 yield row["prompt_ids"] + row["chosen_ids"], len(row["prompt_ids"])
             else:
-                yield row["input_ids"], next(place for place, label in enumerate(row["labels"]) if label >= 0)
+                begin = next(place for place, label in enumerate(row["labels"]) if label >= 0)
+                yield row["input_ids"], max(1, begin)
 
 
 def _provenance(run: Run, config: settings.Config) -> Json:
