@@ -21,6 +21,7 @@ from hack.dashboards.grafana import printed
 from hack.dashboards.questions import DASHBOARDS
 from llmops.config import Config, Model, Profile
 from llmops.desired.alerts import rule_file
+from llmops.desired.backup_rules import backup_groups
 from llmops.desired.slo_rules import slo_groups
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,8 +204,8 @@ def crds() -> dict[Path, str]:
 
 
 def slo_rules() -> str:
-    """The SLO rules; the chart puts the page of runbooks in its place."""
-    return rule_file(slo_groups(runbooks="RUNBOOKS"))
+    """The rules that need nothing learned: promises and restore points. The chart puts in where runbooks are."""
+    return rule_file([*slo_groups(runbooks="RUNBOOKS"), *backup_groups(runbooks="RUNBOOKS")])
 
 
 def dashboards() -> dict[Path, str]:

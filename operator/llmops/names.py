@@ -19,6 +19,7 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "llmops-operator"}
 LABEL_DEPLOYMENT = f"{GROUP}/deployment"
 LABEL_JOB = f"{GROUP}/finetunejob"
 LABEL_WEIGHTS = f"{GROUP}/weights"
+LABEL_BACKUP = f"{GROUP}/backup"  # on what makes, checks and drops restore points: the deployment they are of
 LABEL_COMPONENT = "app.kubernetes.io/component"
 LABEL_API_KEY = f"{GROUP}/api-key"
 DIGEST_ANNOTATION = f"{GROUP}/applied"

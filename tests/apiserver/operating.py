@@ -71,7 +71,7 @@ def audited_plane(directory: Path, controller_args: Sequence[str] = ()) -> Itera
         plane.start_controllers()  # after the CRDs: the garbage collector looks for new kinds every 30 s only
         with FaultProxy(plane.kubeconfig_for(ACCOUNT, groups(ACCOUNT))) as plane.proxy:
             yield plane
-            assert plane.proxy.standing.violations == []
+            assert not plane.proxy.standing.violations, "\n".join(plane.proxy.standing.violations)
 
 
 @functools.cache

@@ -24,6 +24,12 @@ ACCEPTABLE: dict[str, Json] = {
         "metadata": {"name": "tickets", "namespace": "default"},
         "spec": {"baseModel": {"source": "hf://org/model"}, "dataset": {"source": "s3://bucket/tickets.jsonl"}},
     },
+    "modelbackups": {
+        "apiVersion": "llmops.dev/v1alpha1",
+        "kind": "ModelBackup",
+        "metadata": {"name": "before-upgrade", "namespace": "default"},
+        "spec": {"deployment": "support"},
+    },
 }
 
 

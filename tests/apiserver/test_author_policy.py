@@ -126,6 +126,18 @@ CASES: list[tuple[str, Json, set[str], str]] = [
     ),
     ("rows of a volume", job(source="pvc://models/rows"), {"pods", "the-claim"}, "volume claim models"),
     ("a base model of a volume", job({"source": "pvc://models"}), {"pods", "the-claim"}, "volume claim models"),
+    (
+        "a Secret and a place for restore points",
+        deployment(backup={"target": "s3://backups/a", "secretRef": HUB}),
+        {"pods", "the-secret"},
+        "Secret hub",
+    ),
+    (
+        "a volume for restore points",
+        deployment(backup={"target": "pvc://models/a", "secretRef": {"name": "hub"}}),
+        {"pods"},
+        "",
+    ),
     ("rows of a ConfigMap", job(source="configMap://rows/a.jsonl"), {"pods", "the-rows"}, "ConfigMap rows"),
 ]
 

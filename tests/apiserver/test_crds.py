@@ -20,7 +20,7 @@ from tests.apiserver.conftest import ROOT
 from tests.apiserver.specs import ACCEPTABLE, merged, table
 
 Json = dict[str, Any]
-KINDS = {kind.plural: kind for kind in (*crd.KINDS, crd.FINE_TUNE_JOB)}
+KINDS = {kind.plural: kind for kind in crd.KINDS}
 STRICT = {"dryRun": "All", "fieldValidation": "Strict"}
 EXAMPLES = sorted((ROOT / "manifests" / "examples").glob("*.yaml"))
 

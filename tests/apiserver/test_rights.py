@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
 from tests.apiserver.operating import ROOT, SYSTEM, Operator, ProxiedPlane, audited_plane, chart, eventually, groups
+from tests.apiserver.points import BACKUP, WAIT_SECONDS, Space, point
 
 Json = dict[str, Any]
 TABLE: dict[str, dict[str, dict[str, list[str]]]] = yaml.safe_load((Path(__file__).parent / "rights.yaml").read_text())
@@ -219,6 +221,19 @@ def everything(plane: ControlPlane, namespace: str) -> None:
     )
     apply(plane, namespace, "files", model={"source": "hf://org/second"}, replicas=0)
     eventually(lambda: not set(first) & set(children(plane, namespace, "job,pvc")), "the first files to be given up")
+    # One that is backed up, until it is not.
+    kept = Space(plane, namespace)
+    kept.deploy(BACKUP)
+    eventually(lambda: kept.names("cronjobs"), "the schedule", WAIT_SECONDS)
+    due = datetime(2026, 11, 20, 3, tzinfo=UTC)
+    made = point("2026-11-20T03:00:00Z")
+    kept.finish(kept.run("support-backup", due), made)
+    eventually(lambda: kept.names("mbak"), "the record of the point", WAIT_SECONDS)
+    eventually(lambda: "support-collect" in kept.names("cronjobs"), "what drops points", WAIT_SECONDS)
+    kept.finish(kept.run("support-collect", due), {"outcome": "Complete", "message": "", "dropped": [made["ref"]]})
+    eventually(lambda: not kept.names("mbak"), "the record to go with its point", WAIT_SECONDS)
+    kept.deploy(None)
+    eventually(lambda: not kept.names("cronjobs"), "no schedule", WAIT_SECONDS)
     # One that is spread over nodes, and no longer is.
     wide = {"accelerator": {"profile": "gpu"}, "engine": {"pipelineParallel": 2}, "model": IMAGE, "replicas": 1}
     apply(plane, namespace, "wide", **wide)

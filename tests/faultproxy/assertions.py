@@ -73,6 +73,12 @@ def _broken(call: Call) -> list[str]:
             broken.append("a DELETE without preconditions")
     elif not call.query.get("fieldManager"):
         broken.append("a write without a field manager")
-    if call.group == names.GROUP and (call.subresource != "status" or "spec" in call.wish):
+    if call.group == names.GROUP and (call.subresource != "status" or "spec" in call.wish) and not _record(call):
         broken.append("a write to what the user wrote")
     return broken
+
+
+def _record(call: Call) -> bool:
+    """Whether it is about the record of a scheduled restore point, which the operator itself writes."""
+    ours = names.MANAGED_BY.items() <= (call.wish.get("metadata", {}).get("labels") or {}).items()
+    return call.resource == "modelbackups" and not call.subresource and (ours or call.verb == "delete")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def test_no_definition_is_left_over() -> None:
 
 @each_kind
 def test_a_definition_stays_small(kind: crd.Kind) -> None:
-    assert len(crd.text(kind).encode()) <= LIMIT_BYTES
+    """As the API server holds and sends it: the file's indentation is for people."""
+    assert len(json.dumps(crd.definition(kind), separators=(",", ":")).encode()) <= LIMIT_BYTES
 
 
 @each_kind

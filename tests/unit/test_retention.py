@@ -3,10 +3,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.judge.retention import Point, Policy, judge
+from llmops.judge.retention import Point, Policy, expiry, judge
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -111,3 +111,42 @@ def test_what_has_failed_does_not_change_what_happens_to_the_rest(points: list[P
     without = [point for point in points if point not in failed]
     before, after = judge(without, policy), judge(points, policy)
     assert all(before[point.id].keep == after[point.id].keep for point in without)
+
+
+# -- when a point would go
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    policy=st.builds(
+        Policy,
+        keep_last=st.integers(0, 4),
+        daily=st.integers(0, 4),
+        weekly=st.integers(0, 3),
+        monthly=st.integers(0, 3),
+        yearly=st.integers(0, 1),
+    ).filter(lambda policy: not policy.empty),
+    hours=st.sampled_from([24, 36, 24 * 9]),
+    chosen=st.integers(0, 20),
+)
+def test_a_point_goes_when_it_was_said_to(policy: Policy, hours: int, chosen: int) -> None:
+    """The foretold time is that of the first point after whose making retention lets this one go."""
+    begin, step = datetime(2026, 1, 28, 3, tzinfo=UTC), timedelta(hours=hours)
+
+    def following(at: datetime) -> datetime:
+        return begin + ((at - begin) // step + 1) * step
+
+    taken = begin + chosen * step
+    said = expiry(taken, policy, following)
+    assert said is not None
+    points = [Point(str(taken), taken)]
+    while points[-1].taken < said:
+        points.append(Point(str(following(points[-1].taken)), following(points[-1].taken)))
+    assert not judge(points, policy)[str(taken)].keep
+    assert judge(points[:-1], policy)[str(taken)].keep
+
+
+def test_without_a_policy_or_a_schedule_nothing_goes() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert expiry(at, Policy(), lambda at: at + timedelta(days=1)) is None
+    assert expiry(at, Policy(keep_last=1), lambda _: None) is None

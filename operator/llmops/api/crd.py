@@ -15,6 +15,7 @@ from llmops import names
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.meta import KubeObject
+from llmops.api.model_backup import ModelBackup
 from llmops.api.structural import structural
 
 Json = dict[str, Any]
@@ -74,6 +75,7 @@ LLM_DEPLOYMENT = Kind(
         Column("Accelerator", ".spec.accelerator.profile", "What it computes on.", wide=True),
         Column("Endpoint", ".status.endpoint", "Base URL for clients.", wide=True),
         Column("Drift", _condition("Drifted", "reason"), "Whether traffic is what it was.", wide=True),
+        Column("Backup", ".status.backup.point", "The newest restore point.", wide=True),
         _AGE,
     ),
     scale=(".spec.replicas", ".status.replicas", ".status.selector"),
@@ -94,7 +96,24 @@ FINE_TUNE_JOB = Kind(
         _AGE,
     ),
 )
-KINDS = (LLM_DEPLOYMENT, FINE_TUNE_JOB)
+MODEL_BACKUP = Kind(
+    model=ModelBackup,
+    plural="modelbackups",
+    short="mbak",
+    columns=(
+        Column("Complete", _condition("Complete", "status"), "Whether the point is there."),
+        Column("Reason", _condition("Running", "reason"), "What it is doing, or why not."),
+        Column("Point", ".status.point", "What follows backup:// in a source."),
+        Column("Bytes", ".status.bytes", "Size of its files.", "integer"),
+        Column("Verified", ".status.verifiedAt", "Since when it is proven.", "date"),
+        Column("Deployment", ".spec.deployment", "Of what it is.", wide=True),
+        Column("Stored", ".status.storedBytes", "Bytes it takes in the repository.", "integer", wide=True),
+        Column("Expires", ".status.expires", "When retention drops it.", wide=True),
+        Column("Hold", ".spec.hold", "Whether it stays whatever retention says.", "boolean", wide=True),
+        _AGE,
+    ),
+)
+KINDS = (LLM_DEPLOYMENT, FINE_TUNE_JOB, MODEL_BACKUP)
 
 
 def definition(kind: Kind) -> Json:

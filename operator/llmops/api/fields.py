@@ -90,14 +90,14 @@ class SecretRef(SpecModel):
     name: ObjectName = Field(description="Name of a Secret in the namespace of this object. Example: hf-token.")
 
 
-def sources(schemes: Iterable[str]) -> Rules:
-    """The rules for a field that takes a source of one of these schemes."""
+def sources(schemes: Iterable[str], *, says: str = "where from") -> Rules:
+    """The rules for a field that takes a source, or a target, of one of these schemes."""
     allowed = tuple(schemes)
     choice = ", ".join(f"{scheme}://" for scheme in allowed)
     known = Rule(
         cel=f"self.matches('^({'|'.join(allowed)})://')",
         holds=lambda source: source.partition("://")[0] in allowed and "://" in source,
-        message=f"'{{self}}' does not say where from: begin with one of {choice}",
+        message=f"'{{self}}' does not say {says}: begin with one of {choice}",
     )
     dots = re.compile(DOT_SEGMENT)
     written_out = Rule(

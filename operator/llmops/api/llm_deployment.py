@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmops.api.autoscaling import AutoscalingSpec, ScalingSchedule, ScalingTarget
+from llmops.api.backup import BackupSpec
 from llmops.api.drift import DriftSpec
 from llmops.api.engine_args import EngineArgs
 from llmops.api.fields import ImageName, ModelName, ObjectName, ProfileName, SecretRef, sources
@@ -23,6 +24,7 @@ __all__ = [
     "AdapterSpec",
     "AdapterStatus",
     "AutoscalingSpec",
+    "BackupSpec",
     "EngineSpec",
     "GatewaySpec",
     "LLMDeployment",
@@ -40,8 +42,7 @@ __all__ = [
     "WeightsStatus",
 ]
 
-# A scheme is listed when there is code that acts on it: backup:// comes with its own.
-MODEL_SCHEMES = ("hf", "s3", "gs", "az", "https", "http", "pvc", "oci")
+MODEL_SCHEMES = ("hf", "s3", "gs", "az", "https", "http", "pvc", "oci", "backup")
 ADAPTER_SCHEMES = ("finetune",)
 _NAME = re.compile("[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _WITH_SECRETS = [scheme for scheme in MODEL_SCHEMES if SCHEMES[scheme].takes_secret]
@@ -81,8 +82,9 @@ class ModelSpec(SpecModel):
 
     source: Annotated[str, Field(max_length=1024), sources(MODEL_SCHEMES)] = Field(
         description="Where the files come from: hf://ORG/NAME, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
-        "az://CONTAINER/PREFIX, https://HOST/PATH/, pvc://CLAIM/PATH (a volume claim of this namespace, used as it is) "
-        "or oci://IMAGE (mounted by the node). Example: hf://meta-llama/Llama-3.1-8B-Instruct."
+        "az://CONTAINER/PREFIX, https://HOST/PATH/, pvc://CLAIM/PATH (a volume claim of this namespace, used as it "
+        "is), oci://IMAGE (mounted by the node) or backup://NAME[@POINT] (a restore point in spec.backup.target; "
+        "without POINT the newest verified one). Example: hf://meta-llama/Llama-3.1-8B-Instruct."
     )
     revision: Annotated[
         str,
@@ -262,6 +264,9 @@ class LLMDeploymentSpec(SpecModel):
     drift: DriftSpec | None = Field(
         default=None, description="Watch the traffic for change; needs a Prometheus. Default: not watched."
     )
+    backup: BackupSpec | None = Field(
+        default=None, description="Where restore points of the model go, and how often one is made. Default: none."
+    )
     pod: PodSpec = Field(default=PodSpec(), description="Wishes about the pods, beyond the accelerator profile.")
     rules = (
         Rule(
@@ -299,6 +304,21 @@ class LLMDeploymentSpec(SpecModel):
             message="nothing would read the Secret, because {self.model.source} is mounted by Kubernetes itself: leave "
             "secretRef out",
             cause="FieldValueForbidden",
+        ),
+        Rule(
+            path=".backup",
+            cel="has(self.backup) || !self.model.source.startsWith('backup://')",
+            holds=lambda s: s.backup is not None or not s.model.source.startswith("backup://"),
+            message="{self.model.source} is in a repository that is not named: give backup.target and "
+            "backup.secretRef, without a schedule if nothing is to be backed up",
+            cause="FieldValueRequired",
+        ),
+        Rule(
+            path=".backup.weights",
+            cel="!has(self.backup) || self.backup.weights != 'Pointer' || self.model.source.startsWith('hf://')",
+            holds=lambda s: s.backup is None or s.backup.weights != "Pointer" or s.model.source.startswith("hf://"),
+            message="only hf:// models can be kept as pointers, and the source is {self.model.source}: choose Auto "
+            "or Full",
         ),
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llmops.api.backup_status import BackupStatus
 from llmops.api.meta import Condition, StatusModel
 from llmops.api.rules import MapByKey
 
@@ -91,6 +92,9 @@ class LLMDeploymentStatus(StatusModel):
         default=None,
         max_length=32,
         description="Cost of an hour of the pods there are, where the profile has a price. Example: 2.40.",
+    )
+    backup: BackupStatus | None = Field(
+        default=None, description="The newest restore point, and how the jobs that look after the points ended."
     )
     endpoint: str | None = Field(
         default=None,

@@ -67,6 +67,16 @@ class StatusModel(BaseModel):
         return 0 if value == -1 else value
 
 
+class OwnerReference(BaseModel):
+    """Whose deletion deletes the object."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True)
+
+    kind: str
+    name: str
+    uid: str
+
+
 class ObjectMeta(BaseModel):
     """The part of Kubernetes' object metadata that the operator reads."""
 
@@ -81,6 +91,7 @@ class ObjectMeta(BaseModel):
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
+    owner_references: tuple[OwnerReference, ...] = ()
 
 
 class Condition(StatusModel):

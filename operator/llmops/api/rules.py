@@ -60,6 +60,7 @@ class Rule:
         # Not both: the sentence without its values would be shown only where the expression cannot be evaluated, and
         # would be a fifteenth of a definition that has to stay small.
         if _HOLE.search(self.message):
+            # No `message` beside it: it would say everything twice, in a definition that must stay small.
             entry["messageExpression"] = self.cel_message()
         else:
             entry["message"] = self.message

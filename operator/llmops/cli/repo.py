@@ -19,7 +19,7 @@ from llmops.judge.retention import Policy
 from llmops_serving.jobs.repository.collect import collect, drop, hold
 from llmops_serving.jobs.repository.errors import KeyWrong, RepositoryError
 from llmops_serving.jobs.repository.format import Manifest
-from llmops_serving.jobs.repository.pointer import fetch_from_hub
+from llmops_serving.jobs.repository.pointer import HubFiles
 from llmops_serving.jobs.repository.read import restore
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.target import Target
@@ -103,7 +103,7 @@ def extract(
             repository,
             repository.find(point),
             destination,
-            fetch=fetch_from_hub,
+            fetch=HubFiles(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN")),
             allow_pickle=allow_pickle,
             progress=progress,
         )

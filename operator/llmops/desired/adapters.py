@@ -94,6 +94,24 @@ def arguments(wanted: LoraRoomSpec) -> dict[str, str]:
     }
 
 
+def artifacts(adapters: Sequence[Adapter]) -> tuple[list[Json], list[Json]]:
+    """Volumes and mounts of the FineTuneJobs on whose volumes adapters lie, read-only."""
+    jobs = sorted({each.job for each in adapters if each.job})
+    claims = [{"claimName": training.claim_name(job), "readOnly": True} for job in jobs]
+    volumes: list[Json] = [{"name": f"job-{n}", "persistentVolumeClaim": claim} for n, claim in enumerate(claims)]
+    mounts: list[Json] = [
+        {"name": f"job-{n}", "mountPath": f"{ARTIFACTS}/{job}", "readOnly": True} for n, job in enumerate(jobs)
+    ]
+    return volumes, mounts
+
+
+def place(adapter: Adapter) -> str:
+    """Its directory in a pod with these volumes: as its job left it, or as it was copied, by digest."""
+    if adapter.job:
+        return f"{ARTIFACTS}/{adapter.job}/{adapter.path}"
+    return f"{names.ADAPTERS_MOUNT}/{adapter.digest.removeprefix('sha256:')[:16]}"
+
+
 # The routes that load and unload. Only the Job below reaches them: the gateway forwards no such path, and the
 # NetworkPolicy lets nobody else in.
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
@@ -118,11 +136,8 @@ def loading(
     pod_security, container_security = pods.security()
     tmp_volume, tmp_mount = pods.scratch("64Mi")
     ours, our_mount = volume(llm, read_only=False)
-    jobs = sorted({each.job for each in adapters if each.job})
-    wish = [
-        {"name": each.name, "digest": each.digest, "from": f"{ARTIFACTS}/{each.job}/{each.path}" if each.job else None}
-        for each in adapters
-    ]
+    volumes, mounts = artifacts(adapters)
+    wish = [{"name": each.name, "digest": each.digest, "from": place(each) if each.job else None} for each in adapters]
     container: Json = {
         "name": COMPONENT,
         "image": config.images.jobs,
@@ -140,7 +155,7 @@ def loading(
         "volumeMounts": [
             tmp_mount,
             our_mount,
-            *({"name": f"job-{n}", "mountPath": f"{ARTIFACTS}/{job}", "readOnly": True} for n, job in enumerate(jobs)),
+            *mounts,
         ],
     }
     spec: Json = {
@@ -155,13 +170,7 @@ def loading(
         "volumes": [
             tmp_volume,
             ours,
-            *(
-                {
-                    "name": f"job-{n}",
-                    "persistentVolumeClaim": {"claimName": training.claim_name(job), "readOnly": True},
-                }
-                for n, job in enumerate(jobs)
-            ),
+            *volumes,
         ],
     }
     if not spec["tolerations"]:

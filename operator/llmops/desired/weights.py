@@ -9,7 +9,7 @@ from llmops import names
 from llmops.api import source as sources
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.config import Config
-from llmops.desired import metadata, pods
+from llmops.desired import metadata, pods, repository
 
 Json = dict[str, Any]
 
@@ -53,15 +53,16 @@ def mounted_claim(llm: LLMDeployment) -> str | None:
 
 def digest(llm: LLMDeployment) -> str:
     """Identity of the files as the spec asks for them."""
-    model = llm.spec.model
-    return names.digest(
-        {
-            "source": model.source,
-            "revision": model.revision,
-            "secret": model.secret_ref.name if model.secret_ref else None,
-            "storage": [model.storage.class_name, model.storage.access_mode],
-        }
-    )
+    model, backup = llm.spec.model, llm.spec.backup
+    identity: Json = {
+        "source": model.source,
+        "revision": model.revision,
+        "secret": model.secret_ref.name if model.secret_ref else None,
+        "storage": [model.storage.class_name, model.storage.access_mode],
+    }
+    if backup and isinstance(sources.parse(model.source), sources.Backup):
+        identity["repository"] = backup.target  # the same point of another repository is another model
+    return names.digest(identity)
 
 
 def mount(llm: LLMDeployment) -> Mount:
@@ -148,6 +149,14 @@ def _template(llm: LLMDeployment, config: Config, *, claim: str, read_only: bool
     if read_only:
         weights_volume["persistentVolumeClaim"]["readOnly"] = True
         weights_mount["readOnly"] = True
+    backup = llm.spec.backup
+    if backup and isinstance(sources.parse(llm.spec.model.source), sources.Backup):
+        restore = repository.container("fetch", "restore", backup, config)
+        restore["args"] += [llm.spec.model.source.removeprefix("backup://"), MODEL_DIRECTORY]
+        restore["volumeMounts"].append(weights_mount)
+        pod = repository.pod(config, backup, restore)
+        pod["volumes"].append(weights_volume)
+        return {"spec": pod}
     container: Json = {
         "name": "fetch",
         "image": config.images.jobs,

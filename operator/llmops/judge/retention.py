@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Verdict:
 
 
 Period = Callable[[datetime], tuple[int, ...]]
+Following = Callable[[datetime], datetime | None]
 
 PERIODS: Mapping[str, Period] = {
     "Daily": lambda at: (at.year, at.month, at.day),
@@ -75,6 +76,53 @@ def judge(points: Iterable[Point], policy: Policy) -> dict[str, Verdict]:
         point.id: Verdict(keep=bool(reasons[point.id]), reasons=tuple(reasons[point.id]) or (_why_not(point),))
         for point in newest_first
     }
+
+
+def expiry(taken: datetime, policy: Policy, following: Following) -> datetime | None:
+    """When the point of this time would be dropped, if one is made at every `following` time; None: never.
+
+    It goes when the last rule lets it go: the newest `keep_last` are others, or enough later periods have a point.
+    """
+    counts = {"Daily": policy.daily, "Weekly": policy.weekly, "Monthly": policy.monthly, "Yearly": policy.yearly}
+    ends = [_after(taken, policy.keep_last, following)] if policy.keep_last else []
+    ends += [_after_periods(taken, PERIODS[rule], count, following) for rule, count in counts.items() if count]
+    known = [end for end in ends if end is not None]
+    return max(known) if ends and len(known) == len(ends) else None
+
+
+def _after(taken: datetime, count: int, following: Following) -> datetime | None:
+    """The `count`-th point after this one."""
+    at: datetime | None = taken
+    for _ in range(count):
+        at = following(at) if at else None
+    return at
+
+
+def _after_periods(taken: datetime, period: Period, count: int, following: Following) -> datetime | None:
+    """The first point of the `count`-th later period that has one; the next point, when it is of the same period."""
+    at = following(taken)
+    if at is None or period(at) == period(taken):
+        return at
+    for _ in range(count - 1):
+        at = _next_period(at, period, following)
+        if at is None:
+            return None
+    return at
+
+
+def _next_period(at: datetime, period: Period, following: Following) -> datetime | None:
+    """The first point of a later period: by halving, since a year of hourly points is long to walk through."""
+    step = timedelta(days=366)
+    before = at
+    while step >= timedelta(minutes=1):
+        if period(before + step) == period(at):
+            before += step
+        else:
+            step /= 2
+    after = following(before)
+    while after is not None and period(after) == period(at):
+        after = following(after)
+    return after
 
 
 def _protections(point: Point, newest_verified: Point | None) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -50,6 +51,15 @@ def previous(cron: str, time_zone: str, now: datetime) -> datetime | None:
 def following(cron: str, time_zone: str, now: datetime) -> datetime | None:
     """The first firing after `now`; None for a date that never comes."""
     return _next(cron, time_zone, _minute(now), reverse=False)
+
+
+def longest_gap(cron: str, time_zone: str, now: datetime, *, firings: int = 16) -> timedelta | None:
+    """The longest time between two of the next firings; None for a date that never comes again."""
+    moments = [now]
+    while len(moments) <= firings and (at := following(cron, time_zone, moments[-1])) is not None:
+        moments.append(at)
+    gaps = [after - before for before, after in pairwise(moments[1:])]
+    return max(gaps, default=None)
 
 
 def floor(schedules: Iterable[Schedule], now: datetime) -> int | None:

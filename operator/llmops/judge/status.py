@@ -30,6 +30,7 @@ _ORDER: tuple[str, ...] = (
     ConditionType.ADAPTERS_READY,
     ConditionType.SCALING_ACTIVE,
     ConditionType.DRIFTED,
+    ConditionType.BACKED_UP,
     ConditionType.RECONCILING,
     ConditionType.STALLED,
 )
@@ -94,6 +95,7 @@ def of(
     scaling: Verdict,
     drifted: Verdict | None,
     adapters: Verdict | None,
+    backed_up: Verdict | None,
     desired: int,
     claim: str | None,
     selector: str,
@@ -110,6 +112,7 @@ def of(
         ConditionType.SCALING_ACTIVE: scaling,
         **({ConditionType.DRIFTED: drifted} if drifted else {}),
         **({ConditionType.ADAPTERS_READY: adapters} if adapters else {}),
+        **({ConditionType.BACKED_UP: backed_up} if backed_up else {}),
         **abnormal(moving, settled=moving.reason == Reason.UP_TO_DATE),
     }
     before = llm.status

@@ -57,9 +57,9 @@ def of(job: Json | None, job_pods: Sequence[Json], progress: Progress | None, kn
     outcome = _outcome(job_pods)
     if (job and _finished(job, "Complete")) or (outcome and outcome["outcome"] == "Complete"):
         model = _model(outcome) if outcome else known
-        size = f", {_size(model.bytes)}" if model.bytes else ""
+        large = f", {size(model.bytes)}" if model.bytes else ""
         revision = f" at revision {model.revision}" if model.revision else ""
-        return Weights(Verdict("True", Reason.VERIFIED, f"Every file is verified{revision}{size}."), model)
+        return Weights(Verdict("True", Reason.VERIFIED, f"Every file is verified{revision}{large}."), model)
     model = replace_model(known, outcome)
     if job and _finished(job, "Failed"):
         return Weights(_failure(outcome, job_pods, final=True), model)
@@ -122,7 +122,7 @@ def _downloading(seen: Progress | None) -> Verdict:
     return Verdict(
         "False",
         Reason.DOWNLOADING,
-        f"{_size(stepped.done)} of {_size(stepped.total)} fetched and hashed ({percent} %).",
+        f"{size(stepped.done)} of {size(stepped.total)} fetched and hashed ({percent} %).",
     )
 
 
@@ -180,7 +180,8 @@ def _failure(outcome: Json | None, job_pods: Sequence[Json], *, final: bool) -> 
     return Verdict("False", reason, message if final else f"{message} It is tried again.".strip())
 
 
-def _size(count: int | None) -> str:
+def size(count: int | None) -> str:
+    """A number of bytes as people read it."""
     value = float(count or 0)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:

@@ -6,7 +6,7 @@ before anything else once it is no longer true.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,9 @@ class Given:
 async def given(llm: LLMDeployment, children: Sequence[Json], world: World) -> Given:
     """One look at the adapters; writes the annotations of pods that changed."""
     engines = [child for child in children if _component(child) == engine.COMPONENT and child["kind"] == "Pod"]
-    known = await _known(llm, world)
+    known = await known_of(llm, world)
     wished = judge.wish(known)
-    loras = [
-        desired.Adapter(name, each.digest, each.job, each.path) for name, each in known.items() if each.digest
-    ]  # in the order of the spec
+    loras = loadable(known)
     answering = {pod["metadata"]["name"] for pod in judge.answering(engines)}
     records, loading = [], []
     for pod in engines:
@@ -71,7 +69,12 @@ async def given(llm: LLMDeployment, children: Sequence[Json], world: World) -> G
     return Given(known, tuple(records), tuple(loading))
 
 
-async def _known(llm: LLMDeployment, world: World) -> dict[str, Found]:
+def loadable(known: Mapping[str, Found]) -> list[desired.Adapter]:
+    """The adapters that are there, in the order of the spec."""
+    return [desired.Adapter(name, each.digest, each.job, each.path) for name, each in known.items() if each.digest]
+
+
+async def known_of(llm: LLMDeployment, world: World) -> dict[str, Found]:
     """Each adapter of the spec, as far as its FineTuneJob has come."""
     known: dict[str, Found] = {}
     room = desired.room(llm)

@@ -13,9 +13,9 @@ from kopf._core.engines.peering import Identity  # not exported, but a parameter
 
 from llmops import names
 from llmops.shell.mirror import Key
-from llmops.shell.resources import FINE_TUNE_JOB, LLM_DEPLOYMENT, Resource
+from llmops.shell.resources import FINE_TUNE_JOB, LLM_DEPLOYMENT, MODEL_BACKUP, Resource
 
-WATCHED: tuple[Resource, ...] = (LLM_DEPLOYMENT, FINE_TUNE_JOB)
+WATCHED: tuple[Resource, ...] = (LLM_DEPLOYMENT, FINE_TUNE_JOB, MODEL_BACKUP)
 
 
 class Endlessly:

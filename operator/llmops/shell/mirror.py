@@ -46,6 +46,10 @@ def owners(manifest: Json) -> Iterator[Key]:
         yield Key("LLMDeployment", namespace, name)
     if name := labels.get(names.LABEL_JOB):
         yield Key("FineTuneJob", namespace, name)
+    if name := labels.get(names.LABEL_BACKUP):
+        yield Key(names.LABEL_BACKUP, namespace, name)  # what several ModelBackups of a deployment are told by
+    if manifest["kind"] == "ModelBackup":
+        yield Key("LLMDeployment", namespace, manifest["spec"]["deployment"])
     if name := labels.get(names.LABEL_WEIGHTS):
         yield Key(names.LABEL_WEIGHTS, namespace, name)  # a download that several deployments may share
     for reference in manifest["metadata"].get("ownerReferences") or []:
@@ -65,11 +69,16 @@ class Mirror:
         resources: Iterable[Resource],
         *,
         optional: Iterable[Resource] = (),
+        written_by_users: Iterable[Resource] = (),
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
     ) -> None:
-        """`optional` kinds are followed once the cluster serves them; being whole waits for those it does serve."""
-        self._cluster, self._resources, self._on_change = cluster, tuple(resources), on_change
+        """`optional` kinds are followed once the cluster serves them; being whole waits for those it does serve.
+
+        Kinds that users write, too, carry no label of ours; they are followed whole.
+        """
+        self._unlabelled = frozenset(written_by_users)
+        self._cluster, self._resources, self._on_change = cluster, (*resources, *self._unlabelled), on_change
         self._optional = tuple(optional)
         self._served: set[Resource] = set()
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
@@ -120,7 +129,7 @@ class Mirror:
                 await asyncio.sleep(RETRY_SECONDS[1])
 
     async def _follow(self, resource: Resource, namespace: str | None) -> None:
-        query = {"labelSelector": names.selector(names.MANAGED_BY)}
+        query = {} if resource in self._unlabelled else {"labelSelector": names.selector(names.MANAGED_BY)}
         pause, version = RETRY_SECONDS[0], ""
         while True:
             try:
@@ -191,6 +200,7 @@ class Mirror:
         _, keys = self._objects.pop(name, (b"", frozenset[Key]()))
         for key in keys:
             self._forget(key, name)
+        for key in keys:  # afterwards: whoever is told looks at once, and must not find it under another key
             self._on_change(key)
 
     def _forget(self, key: Key, name: tuple[str, str, str]) -> None:

@@ -14,7 +14,8 @@ import structlog
 
 from llmops import names
 from llmops.config import Config
-from llmops.shell import gateways, handlers, health, reconcile, tuning
+from llmops.shell import backups, gateways, handlers, health, reconcile, tuning
+from llmops.shell.backup_series import BackupSeries
 from llmops.shell.cluster import ApiError, Cluster
 from llmops.shell.connection import Connection
 from llmops.shell.costs import Costs
@@ -24,11 +25,13 @@ from llmops.shell.mirror import Key, Mirror
 from llmops.shell.prometheus import Prometheus
 from llmops.shell.resources import (
     CONFIG_MAP,
+    CRON_JOB,
     DEPLOYMENT,
     FINE_TUNE_JOB,
     JOB,
     LEADER_WORKER_SET,
     LLM_DEPLOYMENT,
+    MODEL_BACKUP,
     NETWORK_POLICY,
     PERSISTENT_VOLUME_CLAIM,
     POD,
@@ -45,9 +48,23 @@ from llmops.shell.world import World
 log = structlog.get_logger()
 
 LEASE_NAME = "llmops-operator"
-CHILDREN = (CONFIG_MAP, DEPLOYMENT, JOB, NETWORK_POLICY, PERSISTENT_VOLUME_CLAIM, POD, POD_DISRUPTION_BUDGET, SERVICE)
+CHILDREN = (
+    CONFIG_MAP,
+    CRON_JOB,
+    DEPLOYMENT,
+    JOB,
+    NETWORK_POLICY,
+    PERSISTENT_VOLUME_CLAIM,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    SERVICE,
+)
 OPTIONAL_CHILDREN = (LEADER_WORKER_SET, PROMETHEUS_RULE)
-RECONCILERS = {LLM_DEPLOYMENT.kind: reconcile.llm_deployment, FINE_TUNE_JOB.kind: tuning.fine_tune_job}
+RECONCILERS = {
+    LLM_DEPLOYMENT.kind: reconcile.llm_deployment,
+    FINE_TUNE_JOB.kind: tuning.fine_tune_job,
+    MODEL_BACKUP.kind: backups.model_backup,
+}
 
 
 @dataclass(frozen=True)
@@ -117,6 +134,10 @@ class Process:
         def wake(key: Key) -> None:
             if key.kind in RECONCILERS:
                 wakeups.wake(key)
+            elif key.kind == names.LABEL_BACKUP:  # what its points are told by has changed
+                for child in mirror.children(Key(LLM_DEPLOYMENT.kind, key.namespace, key.name)):
+                    if child["kind"] == MODEL_BACKUP.kind:
+                        wakeups.wake(Key(MODEL_BACKUP.kind, key.namespace, child["metadata"]["name"]))
 
         def woken_by_load(model: str) -> None:
             namespace, _, name = model.partition("/")
@@ -125,8 +146,14 @@ class Process:
                 wakeups.wake(key, after=after.total_seconds())
             costs.busy(key, sizes.in_flight(key))
 
-        namespaces = self._config.namespaces
-        mirror = Mirror(cluster, CHILDREN, optional=OPTIONAL_CHILDREN, namespaces=namespaces, on_change=wake)
+        mirror = Mirror(
+            cluster,
+            CHILDREN,
+            optional=OPTIONAL_CHILDREN,
+            written_by_users=(MODEL_BACKUP,),
+            namespaces=self._config.namespaces,
+            on_change=wake,
+        )
         url = self._config.prometheus.url
         traffic = Traffic(Prometheus(url) if url else None, wake, now=_now, jitter=random.random)
         signals = Signals(on_change=woken_by_load)
@@ -135,7 +162,9 @@ class Process:
         self._wake = wake
         costs = Costs(time.monotonic)
         self._metrics.registry.register(costs)
-        world = World(cluster, mirror, sizes, costs, traffic, self._config, _now)
+        points = BackupSeries()
+        self._metrics.registry.register(points)
+        world = World(cluster, mirror, sizes, costs, traffic, points, self._config, _now)
         return world, wakeups, signals
 
     async def _lead(

@@ -19,10 +19,10 @@ from llmops.desired import engine, metadata, serving, weights
 from llmops.judge import adapters, cost, pods, scaling, status
 from llmops.judge.status import Serving
 from llmops.judge.verdict import Verdict, shortened
-from llmops.shell import drift, observe, report
+from llmops.shell import backups, drift, observe, report
 from llmops.shell.converge import converge
 from llmops.shell.mirror import Key
-from llmops.shell.resources import LEADER_WORKER_SET, LLM_DEPLOYMENT
+from llmops.shell.resources import LEADER_WORKER_SET, LLM_DEPLOYMENT, MODEL_BACKUP
 from llmops.shell.world import World
 
 Json = dict[str, Any]
@@ -39,6 +39,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         world.sizes.forget(key)
         world.costs.forget(key)
         world.traffic.forget(key)
+        world.backups.see(key, None)
         return None  # its children carry its owner reference: Kubernetes deletes them
     try:
         llm = LLMDeployment.from_manifest(live)
@@ -52,6 +53,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
             key, scaling.Limits.of(llm.spec), _scale(seen.serving), report.last_change(llm.status)
         )
         watch = await drift.watch(llm, live, key, seen, world)
+        kept = await backups.keep(llm, seen, world)
         wanted = serving.objects(
             llm,
             world.config,
@@ -61,8 +63,9 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         )
         wanted += watch.objects
         wanted += seen.adapters.loading
+        wanted += kept.objects
         await _require(wanted, world)
-        done = await _converge(live, wanted, seen, decision.replicas, world)
+        done = await _converge(live, wanted, seen, world, forgotten=kept.forgotten, replicas=decision.replicas)
     except NeedsUser as problem:
         await _refuse(key, live, Verdict("False", problem.reason, problem.message), world)
         return timedelta(seconds=world.config.resync_seconds)
@@ -76,6 +79,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         weights=seen.weights,
         scaling=_scaling_verdict(decision),
         drifted=watch.verdict,
+        backed_up=kept.verdict,
         adapters=adapters.verdict(seen.adapters.known, seen.adapters.records) if llm.spec.adapters else None,
         desired=decision.replicas,
         claim=weights.mounted_claim(llm),
@@ -86,12 +90,13 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
     judged = judged.model_copy(
         update={
             "adapters": adapters.statuses(llm, seen.adapters.known, seen.adapters.records),
+            "backup": kept.status,
             "last_scale": report.last_scale(decision.memory.last),
             "cost_per_hour": _paid(llm, key, seen.serving, decision.replicas, world),
         }
     )
     await _report(live, llm.status, judged, world)
-    return _next_look(seen, decision, world.config)
+    return _next_look(seen, decision, kept, world.config)
 
 
 def _paid(llm: LLMDeployment, key: Key, seen: Serving, replicas: int, world: World) -> str | None:
@@ -111,9 +116,19 @@ def _paid(llm: LLMDeployment, key: Key, seen: Serving, replicas: int, world: Wor
     return str(cost.per_hour(use.pods, use.accelerators, Decimal(price)).quantize(cost.CENT))
 
 
-async def _converge(live: Json, wanted: list[Json], seen: observe.Seen, replicas: int, world: World) -> list[str]:
+async def _converge(
+    live: Json,
+    wanted: list[Json],
+    seen: observe.Seen,
+    world: World,
+    *,
+    forgotten: Sequence[Json],
+    replicas: int,
+) -> list[str]:
     """Converge on the whole wish; while the weights of a changed spec are fetched, what serves is only resized."""
-    workload, removable = seen.serving.workload, seen.children
+    workload = seen.serving.workload
+    # A record of a restore point stays as long as the point does, whoever asked for it.
+    removable = (*(child for child in seen.children if child["kind"] != MODEL_BACKUP.kind), *forgotten)
     keep = workload is not None and not seen.weights.ready
     if keep:
         removable = ()
@@ -171,12 +186,13 @@ def _scale(seen: Serving) -> scaling.Scale:
     )
 
 
-def _next_look(seen: observe.Seen, decision: scaling.Decision, config: Config) -> timedelta:
+def _next_look(seen: observe.Seen, decision: scaling.Decision, kept: backups.Kept, config: Config) -> timedelta:
     moving = not seen.weights.ready or seen.adapters.moving or pods.trouble(seen.serving.pods) is not None
     looks = [
         timedelta(seconds=config.resync_seconds),
         *([SOON] if moving else []),
         *([decision.again] if decision.again else []),
+        *([kept.again] if kept.again else []),
     ]
     return max(min(looks), timedelta(milliseconds=100))
 

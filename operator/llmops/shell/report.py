@@ -126,6 +126,8 @@ _CALM = {
     Reason.ACKNOWLEDGED,
     Reason.ADAPTER_PENDING,
     Reason.ADAPTER_LOADING,
+    Reason.BACKING_UP,
+    Reason.NO_POINT_YET,
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from llmops.config import Config
+from llmops.shell.backup_series import BackupSeries
 from llmops.shell.cluster import Cluster
 from llmops.shell.costs import Costs
 from llmops.shell.mirror import Mirror
@@ -23,5 +24,6 @@ class World:
     sizes: Sizes
     costs: Costs
     traffic: Traffic
+    backups: BackupSeries
     config: Config
     now: Callable[[], datetime]

@@ -16,6 +16,8 @@ from llmops_serving.jobs.repository.format import PointRef, parsed_ref, point_id
 from llmops_serving.jobs.repository.lock import Retention, lock_records, relocked
 from llmops_serving.jobs.repository.pointer import PointerMode, pointers
 from llmops_serving.jobs.repository.write import Backup, backup
+from llmops_serving.jobs.weights.marker import Marker
+from llmops_serving.jobs.weights.names import MARKER
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -23,7 +25,10 @@ def arguments() -> argparse.ArgumentParser:
     say = parser.add_argument
     say("roots", nargs="+", metavar="[PREFIX=]DIR", help="the model's directory, and adapters as adapters/NAME=DIR")
     say("--name", required=True, help="what the point is of, as NAME or NAME@POINT; the time now when without POINT")
+    say("--scheduled-by", default="", metavar="JOB", help="a CronJob's Job: its name ends in the minute that is due")
     say("--documents", type=Path, help="a directory of JSON files to keep along: resources, ConfigMaps, baselines")
+    say("--resource", action="append", default=[], metavar="JSON", help="a resource to keep along")
+    say("--config-map", action="append", default=[], metavar="NAME=DIR", help="a mounted ConfigMap to keep along")
     say("--base", default="", help="NAME[@POINT] of the model that this one was tuned from; found by itself if absent")
     say("--weights", choices=[mode.value for mode in PointerMode], default=PointerMode.AUTO.value)
     say("--source", default="", help="where the weights came from, hf://ORG/NAME, for pointers")
@@ -40,7 +45,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
     name, point = parsed_ref(options.name)
-    ref = PointRef(name, point or point_id(datetime.now(UTC)))
+    ref = PointRef(name, point or point_id(_due(options.scheduled_by)))
     repository = job.opened_or_created(options, secret, grace=options.grace)
     roots = _roots(options.roots)
     mode = PointerMode(options.weights)
@@ -50,18 +55,35 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
         repository,
         roots,
         ref=ref,
-        documents=_documents(options.documents),
+        documents=_documents(options),
         pointers=kept_as_url,
         base=repository.find(options.base) if options.base else None,
         cache_folder=options.cache,
+        vouched=_vouched(roots.get("")),
         allow_pickle=options.allow_pickle,
         threads=options.threads,
         lock=relocked(repository, retention, os.environ) if retention else None,
-        progress=job.logged_progress("backing up"),
+        progress=job.logged_progress(),
     )
     if retention:
         lock_records(repository, repository.manifest(ref), retention, os.environ)
-    return job.complete(f"{done.files} files, {done.bytes:,} bytes, {done.new_bytes:,} new, as {ref}", done)
+    return job.complete(f"{done.files} files, {done.bytes:,} bytes, {done.new_bytes:,} new, as {ref.source}", done)
+
+
+def _due(scheduled_by: str) -> datetime:
+    """When the point was due: a pod that is started again must find its own point and not make another."""
+    minutes = scheduled_by.rpartition("-")[2]
+    return datetime.fromtimestamp(60 * int(minutes), UTC) if minutes else datetime.now(UTC)
+
+
+def _vouched(model: Path | None) -> dict[str, str]:
+    """Digests of the model's files as the weights job left them, of those that have not been written since."""
+    marker = Marker.read(model / MARKER) if model else None
+    if model is None or marker is None:
+        return {}
+    sealed = (model / MARKER).stat().st_mtime_ns
+    there = (file for file in marker.files if (model / file.path).is_file())
+    return {file.path: file.sha256 for file in there if (model / file.path).stat().st_mtime_ns <= sealed}
 
 
 def _roots(given: list[str]) -> dict[str, Path]:
@@ -75,13 +97,28 @@ def _roots(given: list[str]) -> dict[str, Path]:
     return roots
 
 
-def _documents(folder: Path | None) -> dict[str, Any]:
-    if folder is None:
-        return {}
+def _documents(options: argparse.Namespace) -> dict[str, Any]:
+    """What is kept beside the files, by file name."""
+    found: dict[str, Any] = {}
     try:
-        return {at.name: json.loads(at.read_bytes()) for at in sorted(folder.glob("*.json"))}
-    except ValueError as problem:
-        raise Unsafe(f"a document is no JSON: {problem}") from problem
+        for at in sorted(options.documents.glob("*.json")) if options.documents else ():
+            found[at.name] = json.loads(at.read_bytes())
+        for text in options.resource:
+            resource = json.loads(text)
+            found[f"{resource['kind']}.{resource['metadata']['name']}.json"] = resource
+    except (ValueError, KeyError, TypeError) as problem:
+        raise Unsafe(f"a document is no resource in JSON: {problem}") from problem
+    for text in options.config_map:
+        name, _, folder = text.partition("=")
+        data = {at.name: at.read_text() for at in sorted(Path(folder).iterdir()) if at.is_file()}
+        if data:  # one that does not exist is mounted as an empty directory
+            found[f"ConfigMap.{name}.json"] = {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": name},
+                "data": data,
+            }
+    return found
 
 
 if __name__ == "__main__":

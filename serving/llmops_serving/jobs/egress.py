@@ -101,9 +101,7 @@ class Egress:
                     host, port = _authority(target, 80)
                     with self.connect(host, port) as upstream:
                         upstream.sendall(_one_exchange(_origin_form(head, method, target, version)) + rest)
-                        answer, body = _head(upstream)
-                        client.sendall(_one_exchange(answer) + body)
-                        _relay(client, upstream)
+                        _relay(client, upstream, one_exchange=True)
             except Forbidden as verdict:
                 _refuse(client, "403 Forbidden", str(verdict))
             except (OSError, ValueError) as error:
@@ -148,10 +146,15 @@ def _one_exchange(head: bytes) -> bytes:
     return b"\r\n".join([start, *kept, b"Connection: close"]) + b"\r\n\r\n"
 
 
-def _relay(client: socket.socket, upstream: socket.socket) -> None:
+def _relay(client: socket.socket, upstream: socket.socket, *, one_exchange: bool = False) -> None:
+    """Both ways at once: a server answers an upload when it has all of it."""
     back = threading.Thread(target=_pump, args=(client, upstream), daemon=True)
     back.start()
-    _pump(upstream, client)
+    with contextlib.suppress(OSError):
+        if one_exchange:
+            answer, body = _head(upstream)
+            client.sendall(_one_exchange(answer) + body)
+        _pump(upstream, client)
     for end in (client, upstream):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)

@@ -9,6 +9,7 @@ import sys
 from llmops.judge.retention import Policy
 from llmops_serving.jobs.repository import job
 from llmops_serving.jobs.repository.collect import collect
+from llmops_serving.jobs.repository.format import PointRef, parsed_ref
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -18,6 +19,7 @@ def arguments() -> argparse.ArgumentParser:
     for rule in ("last", "daily", "weekly", "monthly", "yearly"):
         say(f"--keep-{rule}", type=int, default=0)
     say("--deployed", action="append", default=[], metavar="NAME@POINT", help="serving now, so never dropped")
+    say("--held", action="append", default=[], metavar="NAME@POINT", help="never dropped, as if it were held here")
     say("--dry-run", action="store_true")
     return parser
 
@@ -31,16 +33,26 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
         monthly=options.keep_monthly,
         yearly=options.keep_yearly,
     )
-    deployed = [repository.find(text) for text in options.deployed]
-    done = collect(repository, policies={options.name: policy}, deployed=deployed, dry_run=options.dry_run)
+    done = collect(
+        repository,
+        policies={options.name: policy},
+        deployed=_points(options.deployed),
+        held=_points(options.held),
+        dry_run=options.dry_run,
+    )
     facts = {
-        "dropped": [str(ref) for ref in done.dropped[:20]],
+        "dropped": [ref.source for ref in done.dropped[:20]],
         "condemned": done.condemned,
         "deleted": done.deleted,
         "deletedBytes": done.deleted_bytes,
     }
     message = f"{len(done.dropped)} points dropped, {done.deleted} objects deleted, {done.condemned} condemned"
     return job.Outcome("Complete", message, 0, facts)
+
+
+def _points(given: list[str]) -> list[PointRef]:
+    """The points as named: one that is not there any more is no reason to collect nothing."""
+    return [PointRef(*parsed_ref(text)) for text in given]
 
 
 if __name__ == "__main__":

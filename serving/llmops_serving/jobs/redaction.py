@@ -10,7 +10,7 @@ from llmops.judge.redaction import MASK, redacted
 
 SHORTEST_SECRET = 6  # a shorter value would mask ordinary words, and is no secret
 SECRET_NAME = re.compile(
-    r"(?i)token|secret|password|passwd|credential|_key\b|access_key|key_id|sas|service_account_key"
+    r"(?i)token|secret|password|passwd|credential|_key(_previous)?\b|access_key|key_id|sas|service_account_key"
 )
 
 

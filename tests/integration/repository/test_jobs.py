@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from llmops_serving.jobs.weights.marker import Intent, Landed, marker
+from llmops_serving.jobs.weights.names import MARKER
 from tests.integration.conftest import S3, free_port
 from tests.integration.repository.models import KEY, contents, model
 
@@ -27,12 +30,15 @@ class Jobs:
     environment: dict[str, str]
     folder: Path
 
-    def __call__(self, name: str, *arguments: str, key: str = KEY.decode(), retry: str = "20s") -> tuple[int, Any]:
+    def __call__(
+        self, name: str, *arguments: str, key: str = KEY.decode(), retry: str = "20s", private: bool = True
+    ) -> tuple[int, Any]:
         log = self.folder / "termination-log"
         log.unlink(missing_ok=True)
         command = [sys.executable, "-m", f"llmops_serving.jobs.{name}", "--target", self.target, "--retry", retry]
+        reach = ["--allow-private"] if private else []
         done = subprocess.run(
-            [*command, "--termination-log", str(log), *arguments],
+            [*command, *reach, "--termination-log", str(log), *arguments],
             env={**self.environment, "LLMOPS_REPOSITORY_KEY": key, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             check=False,
@@ -57,12 +63,80 @@ def test_a_model_goes_to_s3_and_comes_back(jobs: Jobs, tmp_path: Path) -> None:
     )
     code, message = jobs("backup", "--name", "support", "--documents", str(documents), str(base))
     assert (code, message["outcome"], message["files"]) == (0, "Complete", 3)
+    made = message
     code, message = jobs("verify", "--layouts")
     assert (code, message["points"], message["bad"], len(message["verified"])) == (0, 1, [], 1)
     code, message = jobs("restore", "support", str(tmp_path / "out"))
-    assert (code, contents(tmp_path / "out") == contents(base)) == (0, True)
+    assert (code, restored(tmp_path / "out")) == (0, contents(base))
+    assert (message["digest"], message["revision"]) == (made["digest"], made["ref"])
+    code, message = jobs("drill", "--name", "support", str(tmp_path))
+    assert (code, message["ref"], (tmp_path / "restored").exists()) == (0, made["ref"], False)
     code, message = jobs("gc", "--keep-last", "1")
     assert (code, message["dropped"]) == (0, [])
+
+
+def restored(folder: Path) -> dict[str, bytes]:
+    """What a restore has brought, without the marker that says what it is."""
+    found = contents(folder)
+    assert found.pop(MARKER)
+    return found
+
+
+def test_a_restart_finds_the_point_it_made_and_reads_nothing_that_is_vouched_for(jobs: Jobs, tmp_path: Path) -> None:
+    """A scheduled point is named by its Job; digests that the weights job left are not taken again."""
+    base = model(tmp_path / "base")
+    sums = {at.name: hashlib.sha256(at.read_bytes()).hexdigest() for at in base.iterdir()}
+    landed = [Landed(path=name, size_bytes=(base / name).stat().st_size, sha256=sums[name]) for name in sums]
+    marker(Intent(source="hf://o/m", requested="main", revision="r"), landed).write(base / MARKER)
+    scheduled = ["backup", "--name", "support", "--scheduled-by"]
+    assert jobs(*scheduled, "support-backup-29000000", str(base))[1]["ref"] == "support@2025-02-19T21:20:00Z"
+    assert jobs(*scheduled, "support-backup-29000000", str(base))[1]["existed"]
+    for name in sums:  # as long as before and of another content: whoever reads it would see
+        at, times = base / name, (base / name).stat()
+        at.write_bytes(bytes(times.st_size))
+        os.utime(at, ns=(times.st_atime_ns, times.st_mtime_ns))
+    done = jobs(*scheduled, "support-backup-29001440", str(base))[1]
+    assert (done["new_bytes"], done["ref"]) == (0, "support@2025-02-20T21:20:00Z")
+    (base / "config.json").write_text("{}")  # written after the marker, which then speaks for it no more
+    assert jobs(*scheduled, "support-backup-29002880", str(base))[1]["new_bytes"] > 0
+
+
+def test_a_changed_secret_changes_the_key(jobs: Jobs, tmp_path: Path) -> None:
+    base = model(tmp_path / "base")
+    assert jobs("backup", "--name", "support", str(base))[0] == 0
+    changing = Jobs(jobs.target, {**jobs.environment, "LLMOPS_REPOSITORY_KEY_PREVIOUS": KEY.decode()}, tmp_path)
+    assert changing("verify", key="the new key, long enough")[0] == 0
+    assert jobs("verify", key="the new key, long enough")[0] == 0
+    assert jobs("verify")[1]["outcome"] == "RepositoryKeyWrong"
+
+
+def test_an_interrupted_restore_of_the_newest_goes_on_with_the_point_it_began(jobs: Jobs, tmp_path: Path) -> None:
+    first, second = model(tmp_path / "first"), model(tmp_path / "second", seed=1)
+    assert jobs("backup", "--name", "m@20260101T000000Z", str(first))[0] == 0
+    staging = tmp_path / ".out.m.20260101T000000Z.partial"
+    staging.mkdir()
+    (staging / "model.safetensors").write_bytes((first / "model.safetensors").read_bytes()[:100_000])
+    assert jobs("backup", "--name", "m@20260102T000000Z", str(second))[0] == 0
+    assert jobs("restore", "m", str(tmp_path / "out"))[1]["revision"] == "m@2026-01-01T00:00:00Z"
+    assert restored(tmp_path / "out") == contents(first)
+    assert jobs("restore", "m", str(tmp_path / "out"))[1]["revision"] == "m@2026-01-01T00:00:00Z"
+
+
+def test_a_damaged_point_never_becomes_a_model(jobs: Jobs, s3: S3, tmp_path: Path) -> None:
+    assert jobs("backup", "--name", "m", str(model(tmp_path / "base")))[0] == 0
+    bucket = s3.root / jobs.target.removeprefix("s3://")
+    largest = max((at for at in (bucket / "blobs").rglob("*") if at.is_file()), key=lambda at: at.stat().st_size)
+    largest.write_bytes(bytes(largest.stat().st_size))
+    code, message = jobs("restore", "m", str(tmp_path / "out"))
+    assert (code, message["outcome"], (tmp_path / "out").exists()) == (40, "ChecksumMismatch", False)
+    code, message = jobs("verify", "--name", "m")
+    assert (code, message["outcome"], len(message["bad"])) == (40, "ChecksumMismatch", 1)
+
+
+def test_a_repository_is_no_way_into_the_cluster(jobs: Jobs, tmp_path: Path) -> None:
+    code, message = jobs("backup", "--name", "m", str(model(tmp_path / "base")), private=False, retry="2s")
+    assert (code, message["outcome"]) == (40, "SourceForbidden")
+    assert "sources.allowPrivateNetworks" in message["message"]
 
 
 @pytest.mark.parametrize(

@@ -51,14 +51,16 @@ def test_a_backup_waits_for_the_server_and_uploads_nothing_twice(server: Server,
     base = model(tmp_path / "base", layers=150)
     bucket = server.s3.bucket()
     log = tmp_path / "termination-log"
-    command = [sys.executable, "-m", "llmops_serving.jobs.backup", "--target", f"s3://{bucket}/r", "--threads", "1"]
+    command = [sys.executable, "-m", "llmops_serving.jobs.backup", "--target", f"s3://{bucket}/r", "--allow-private"]
     environment = {
         **server.s3.environment,
         "LLMOPS_REPOSITORY_KEY": KEY.decode(),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     job = subprocess.Popen(
-        [*command, "--name", "m", "--termination-log", log, base], env=environment, stdout=subprocess.DEVNULL
+        [*command, "--threads", "1", "--name", "m", "--termination-log", log, base],
+        env=environment,
+        stdout=subprocess.DEVNULL,
     )
     blobs = server.s3.root / bucket / "r" / "blobs"
     eventually(lambda: any(blobs.glob("*/*")))

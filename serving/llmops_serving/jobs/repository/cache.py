@@ -1,15 +1,19 @@
-"""What this machine knows about files it has hashed before, so that an unchanged model is not read again."""
+"""What is known of files before they are read, so that an unchanged model is not: by this machine, or by a point."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from llmops_serving.jobs.repository.errors import Damaged
+from llmops_serving.jobs.repository.format import FileEntry
 from llmops_serving.jobs.repository.pieces import Piece
+from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.source import SourceFile
 
 FRESH_NS: Final = 2_000_000_000  # a file written this recently may change again without a new timestamp
@@ -59,3 +63,32 @@ class HashCache:
         except (FileNotFoundError, ValueError):
             return {}
         return value if isinstance(value, dict) else {}
+
+
+class Recorded:
+    """Files that the newest point of a name has and whoever filled the volume vouches for, by digest."""
+
+    def __init__(self, files: Mapping[str, FileEntry], vouched: Mapping[str, str]) -> None:
+        self._files, self._vouched = files, vouched
+
+    @classmethod
+    def of(cls, repository: Repository, name: str, vouched: Mapping[str, str]) -> Recorded:
+        newest = max((ref for ref in repository.points() if ref.name == name), default=None) if vouched else None
+        if newest is None:
+            return cls({}, {})
+        try:
+            return cls({file.path: file for file in repository.manifest(newest).files}, vouched)
+        except Damaged:
+            return cls({}, {})  # verify reports it; everything is read instead
+
+    def find(self, file: SourceFile) -> Known | None:
+        before = self._files.get(file.path)
+        if before is None or before.pointer or before.bytes != file.bytes:
+            return None
+        if self._vouched.get(file.path) != before.sha256:
+            return None
+        pieces, start = [], 0
+        for piece in before.pieces:
+            pieces.append((Piece(start, piece.length, 1, piece.slot), piece.blob.key))
+            start += piece.length
+        return Known(before.sha256, tuple(pieces))

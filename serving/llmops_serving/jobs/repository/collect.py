@@ -38,17 +38,20 @@ def collect(
     *,
     policies: Mapping[str, Policy] | None = None,
     deployed: Collection[PointRef] = (),
+    held: Collection[PointRef] = (),
     failed: Collection[PointRef] = (),
     dry_run: bool = False,
 ) -> Collected:
     """Apply retention per name (`policies`; a name without one keeps everything), then collect garbage.
+
+    `held` points stay like those that have the mark in the repository.
 
     Raises:
         Damaged: a manifest cannot be read. Nothing is deleted then: what that point needs is unknown.
     """
     target = repository.target
     now = target.now()
-    verdicts = _verdicts(repository, policies or {}, deployed, failed)
+    verdicts = _verdicts(repository, policies or {}, deployed, {*held, *repository.marked("holds")}, failed)
     dropped = tuple(ref for ref, verdict in verdicts.items() if not verdict.keep)
     if not dry_run:
         for ref in dropped:
@@ -117,9 +120,13 @@ def hold(repository: Repository, ref: PointRef, *, on: bool) -> None:
 
 
 def _verdicts(
-    repository: Repository, policies: Mapping[str, Policy], deployed: Collection[PointRef], failed: Collection[PointRef]
+    repository: Repository,
+    policies: Mapping[str, Policy],
+    deployed: Collection[PointRef],
+    held: Collection[PointRef],
+    failed: Collection[PointRef],
 ) -> dict[PointRef, Verdict]:
-    verified, held = repository.marked("verified"), repository.marked("holds")
+    verified = repository.marked("verified")
     by_name: dict[str, list[PointRef]] = {}
     for ref in repository.points():
         by_name.setdefault(ref.name, []).append(ref)

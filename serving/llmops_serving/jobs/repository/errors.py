@@ -76,6 +76,19 @@ class DiskFull(RepositoryError):
     reason = "DiskFull"
 
 
+class TargetFull(DiskFull):
+    """The target takes no more bytes. What was stored stays; the next run goes on from there."""
+
+    reason = "TargetFull"
+
+
+class ClockSkewed(RepositoryError):
+    """The target refuses requests of a machine whose clock is far off its own."""
+
+    reason = "ClockSkewed"
+    transient = True
+
+
 class TargetDenied(RepositoryError):
     """The target refused the credentials, or they lack a right."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -17,6 +18,7 @@ from llmops_serving.jobs.repository.errors import Damaged, Unsafe
 FORMAT: Final = 1
 HEADER: Final = "repository"
 COPY: Final = "copy/"
+ADAPTERS: Final = "adapters/"  # below it, a folder per adapter; all else is the model
 RECORD_LIMIT_BYTES: Final = 1 << 30
 FILES_LIMIT: Final = 100_000
 PATH_LIMIT_BYTES: Final = 1024
@@ -39,6 +41,11 @@ class PointRef:
     @property
     def taken(self) -> datetime:
         return datetime.strptime(self.point, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+    @property
+    def source(self) -> str:
+        """As a source names it after `backup://`."""
+        return f"{self.name}@{self.taken:%Y-%m-%dT%H:%M:%SZ}"
 
     def __str__(self) -> str:
         return f"{self.name}@{self.point}"
@@ -113,6 +120,13 @@ class Manifest:
                 yield piece.blob
                 if piece.blob.base:
                     yield piece.blob.base
+
+    @property
+    def digest(self) -> str:
+        """Digest of the model's own files, as the weights job takes it: adapters do not change it."""
+        own = sorted((file.path, file.sha256) for file in self.files if not file.path.startswith(ADAPTERS))
+        lines = "".join(f"{sha256}  {path}\n" for path, sha256 in own)
+        return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
     def same_content(self, other: Manifest) -> bool:
         return {f.path: f.sha256 for f in self.files} == {f.path: f.sha256 for f in other.files}

@@ -23,11 +23,13 @@ from llmops_serving.jobs.repository.format import FileEntry, Manifest, PieceRef,
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.source import is_pickle
 from llmops_serving.jobs.repository.write import Progress
+from llmops_serving.jobs.weights.names import MARKER
 
 WORKERS: Final = 4  # each holds a stored and a plain piece; more would not fit into 300 MB
 SPARE_BYTES: Final = 16 << 20
 
 Fetch = Callable[[FileEntry, Path], None]  # writes the file that a pointer names; its digest is checked afterwards
+Approve = Callable[[Path, Manifest], None]  # looks at the staged files before they appear; raises to refuse them
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ def restore(
     destination: Path,
     *,
     fetch: Fetch | None = None,
+    approve: Approve | None = None,
     allow_pickle: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
@@ -69,7 +72,7 @@ def restore(
         if holds(destination, manifest):
             return Restored(ref, manifest.bytes, manifest.bytes, len(manifest.files), time.monotonic() - started)
         raise DestinationExists(f"{destination} exists and is not {ref}")
-    staging = destination.parent / f".{destination.name}.{ref.name}.{ref.point}.partial"
+    staging = staging_of(destination, ref)
     with _full_disk_named():
         staging.mkdir(parents=True, exist_ok=True)
         _clear_strangers(staging, manifest)
@@ -89,13 +92,21 @@ def restore(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+        if approve:
+            approve(staging, manifest)
         _publish(staging, destination)
     return Restored(ref, manifest.bytes, reused, len(manifest.files), time.monotonic() - started)
 
 
+def staging_of(destination: Path, ref: PointRef) -> Path:
+    """Where a restore of this point is put together: beside the destination, so that a rename completes it."""
+    return destination.parent / f".{destination.name}.{ref.name}.{ref.point}.partial"
+
+
 def holds(directory: Path, manifest: Manifest) -> bool:
-    """Whether `directory` has exactly the files of the point, by digest."""
-    found = {at.relative_to(directory).as_posix(): at for at in directory.rglob("*") if not at.is_dir()}
+    """Whether `directory` has exactly the files of the point, by digest; a marker beside them is none of them."""
+    there = (at for at in directory.rglob("*") if not at.is_dir() and at != directory / MARKER)
+    found = {at.relative_to(directory).as_posix(): at for at in there}
     wanted = {file.path: file for file in manifest.files}
     if found.keys() != wanted.keys() or any(at.is_symlink() for at in found.values()):
         return False

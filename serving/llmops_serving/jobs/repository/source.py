@@ -11,7 +11,10 @@ from typing import Final
 
 from llmops_serving.jobs.repository.errors import Unsafe
 from llmops_serving.jobs.repository.format import FILES_LIMIT, check_tree
+from llmops_serving.jobs.weights.names import MARKER, WORK
 
+# What the volume or a download keeps beside the model, and nobody would miss.
+BOOKKEEPING: Final = (MARKER, WORK, ".git", ".cache", "lost+found")
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 
 
@@ -57,6 +60,8 @@ def stamp(status: os.stat_result) -> tuple[int, ...]:
 
 def _walk(root: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in BOOKKEEPING]
+        names[:] = [name for name in names if name not in BOOKKEEPING]
         for name in (*folders, *names):
             at = Path(folder, name)
             if at.is_symlink() and not at.resolve().is_relative_to(root):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -26,10 +26,11 @@ from obstore.exceptions import (
 from obstore.store import LocalStore, from_url
 
 from llmops_serving.jobs.repository.errors import (
-    DiskFull,
+    ClockSkewed,
     Missing,
     NotARepository,
     TargetDenied,
+    TargetFull,
     TargetNotFound,
     TargetUnreachable,
 )
@@ -48,6 +49,7 @@ DENIED_MARKS: Final = (
     "SignatureDoesNotMatch",
     "InvalidAccessKey",
 )
+SKEW_MARKS: Final = ("RequestTimeTooSkewed", "RequestExpired")
 ABSENT_MARKS: Final = ("404 Not Found", "NoSuchBucket", "ContainerNotFound")
 DELETE_BATCH: Final = 1000
 
@@ -70,8 +72,10 @@ class Target:
         self._store: Any = store
 
     @classmethod
-    def open(cls, url: str, *, pvc_mount: Path = PVC_MOUNT, retry_seconds: float = 300) -> Target:
+    def open(cls, url: str, *, pvc_mount: Path = PVC_MOUNT, retry_seconds: float = 300, proxy: str = "") -> Target:
         """The target at `url`; credentials and endpoint come from the cloud's usual environment variables.
+
+        `proxy` is the only way out for the requests, when it is given.
 
         Raises:
             NotARepository: the scheme is not one of ours.
@@ -92,6 +96,8 @@ class Target:
             "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
         }
         options = {"allow_http": endpoint.startswith("http://"), "connect_timeout": "10s", "timeout": "120s"}
+        if proxy:
+            options["proxy_url"] = proxy
         # The checksum is what Object Lock demands of uploads, and costs nothing: the signature hashes the body as well.
         config: Any = {"checksum_algorithm": "SHA256"} if parts.scheme == "s3" else None
         if endpoint and config:
@@ -218,7 +224,12 @@ def _sorted(what: str) -> Iterator[None]:
     except (BaseError, OSError) as problem:
         text = str(problem)
         if any(mark in text for mark in FULL_MARKS):
-            raise DiskFull(f"{what}: the target is full: {_first_line(problem)}") from problem
+            raise TargetFull(f"{what}: the target is full: {_first_line(problem)}") from problem
+        if any(mark in text for mark in SKEW_MARKS):
+            raise ClockSkewed(
+                f"the target refuses requests because this machine's clock is {datetime.now(UTC):%H:%M} UTC and its "
+                "own is far from that: set the node's clock"
+            ) from problem
         if any(mark in text for mark in DENIED_MARKS):
             raise TargetDenied(f"{what}: {_first_line(problem)}") from problem
         if any(mark in text for mark in ABSENT_MARKS):

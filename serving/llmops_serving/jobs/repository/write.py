@@ -18,7 +18,7 @@ import numpy as np
 
 from llmops_serving.jobs.repository import codecs
 from llmops_serving.jobs.repository.bases import LEAST_BYTES, Bases, Index, Table
-from llmops_serving.jobs.repository.cache import HashCache, Known
+from llmops_serving.jobs.repository.cache import HashCache, Known, Recorded
 from llmops_serving.jobs.repository.codecs import Bytes
 from llmops_serving.jobs.repository.errors import Damaged, Expired, PointExists, SourceChanged, Unsafe
 from llmops_serving.jobs.repository.format import Blob, FileEntry, Manifest, PieceRef, PointRef, packed
@@ -37,6 +37,7 @@ class Backup:
     """What a backup did. `new_bytes` were uploaded by it; `existed` when the point was there with equal content."""
 
     ref: PointRef
+    digest: str
     bytes: int
     stored_bytes: int
     new_bytes: int
@@ -54,6 +55,7 @@ def backup(
     pointers: Mapping[str, str] | None = None,
     base: PointRef | None = None,
     cache_folder: Path | None = None,
+    vouched: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
     threads: int = 0,
     lock: Callable[[Manifest, Index], Manifest] | None = None,
@@ -69,6 +71,8 @@ def backup(
         pointers: files (by path) that are kept as a URL of a pinned revision plus their digest.
         base: the point of the model that this one was tuned from; found by itself among the newest points when absent.
         cache_folder: where hashes of unchanged files are remembered between runs.
+        vouched: digests (by path) that need not be taken again: a file of which the newest point of this name has the
+            same path, size and digest is not read.
         allow_pickle: accept formats that run code when loaded.
         threads: encoders; 0 takes the machine's processors, at most four.
         lock: called with the manifest before it is committed; puts retention on its objects.
@@ -83,13 +87,14 @@ def backup(
     files = scan(roots, allow_pickle=allow_pickle)
     index = Index(repository)
     cache = HashCache(cache_folder, repository.header.id)
+    recorded = Recorded.of(repository, ref.name, vouched or {})
     with closing(_Writer(repository, index, threads=threads)) as writer:
         bases = Bases.of(repository, index, name=ref.name, declared=base)
         entries = []
         done, total = 0, sum(file.bytes for file in files)
         for file in files:
             pointer = (pointers or {}).get(file.path, "")
-            known = cache.find(file)
+            known = cache.find(file) or recorded.find(file)
             if not known or not (pointer or all(index.find(key) for _, key in known.pieces)):
                 known = writer.digest(file) if pointer else writer.store(file, bases, _forward(progress, done, total))
                 cache.remember(file, known)
@@ -112,6 +117,7 @@ def backup(
     blobs = set(manifest.blobs())
     return Backup(
         ref=ref,
+        digest=manifest.digest,
         bytes=manifest.bytes,
         stored_bytes=sum(index.stored[blob] for blob in blobs),
         new_bytes=sum(index.stored[blob] for blob in writer.written),

@@ -1,0 +1,119 @@
+"""Restore points on a real API server, with exactly the rights the chart gives: by schedule, by hand, their records."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hack.cluster.controlplane import ControlPlane
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually
+from tests.apiserver.points import BACKUP, WAIT_SECONDS, Space, point
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("backups")
+
+
+@pytest.fixture(scope="module")
+def plane(directory: Path) -> Iterator[ProxiedPlane]:
+    with audited_plane(directory) as plane:
+        yield plane
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+    operator = Operator(plane, directory, port=port)
+    yield operator
+    operator.stop()
+
+
+@pytest.fixture
+def space(plane: ControlPlane, request: pytest.FixtureRequest) -> Space:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
+    plane.kubectl("create", "namespace", name)
+    return Space(plane, name)
+
+
+def test_a_schedule_makes_points_and_proves_and_drops_them(space: Space) -> None:
+    space.deploy(BACKUP)
+    assert "There" not in space.wait("llmd", "support", "BackedUp", "NoPointYet")["message"]
+    assert space.names("cronjobs") == ["support-backup"]
+
+    first = datetime.now(UTC).replace(second=0, microsecond=0)
+    text, stamp = f"{first:%Y-%m-%dT%H:%M:%SZ}", f"{first:%Y%m%d%H%M}"
+    job = space.run("support-backup", first)
+    eventually(lambda: space.names("mbak") == [f"support-{stamp}"], "the record of the point", WAIT_SECONDS)
+    space.finish(job, point(text))
+    space.wait("mbak", f"support-{stamp}", "Complete", "Completed")
+    made = space.get("mbak", f"support-{stamp}")["status"]
+    assert (made["point"], made["bytes"], made["storedBytes"], made["digest"]) == (
+        f"support@{text}", 1000, 600, "sha256:1f0c",
+    )  # fmt: skip
+    assert made["expires"] == f"{first.year + 1}-01-01T03:00:00Z"
+    assert space.wait("llmd", "support", "BackedUp", "BackedUp")["message"].startswith(f"support@{text}, 1000 B")
+    eventually(
+        lambda: space.names("cronjobs") == ["support-backup", "support-collect", "support-verify"],
+        "what proves and drops points, once there is one",
+        WAIT_SECONDS,
+    )
+
+    space.finish(
+        space.run("support-verify", first), {"outcome": "Complete", "message": "", "verified": [made["point"]]}
+    )
+    eventually(lambda: space.get("mbak", f"support-{stamp}")["status"].get("verifiedAt"), "verifiedAt", WAIT_SECONDS)
+    eventually(lambda: space.condition("llmd", "support", "BackedUp")["message"].endswith("verified."), "it to be said")
+
+    space.finish(
+        space.run("support-collect", first), {"outcome": "Complete", "message": "", "dropped": [made["point"]]}
+    )
+    eventually(lambda: space.names("mbak") == [], "the record to go with its point", WAIT_SECONDS)
+
+
+def test_a_point_by_hand_waits_for_nothing_and_stays_when_held(space: Space) -> None:
+    space.deploy({name: value for name, value in BACKUP.items() if name != "schedule"})
+    space.apply("ModelBackup", "before-upgrade", {"deployment": "support", "point": "2026-11-20T03:00:00Z"})
+    space.finish("before-upgrade-point", point("2026-11-20T03:00:00Z"))
+    space.wait("mbak", "before-upgrade", "Complete", "Completed")
+    space.deploy(BACKUP)
+    collect = "jsonpath={.spec.jobTemplate.spec.template.spec.containers[0].args}"
+    eventually(lambda: "support-collect" in space.names("cronjobs"), "the CronJob that drops points", WAIT_SECONDS)
+    assert "held" not in space.kubectl("get", "cronjob", "support-collect", "-o", collect)
+    space.kubectl("patch", "mbak/before-upgrade", "--type=merge", "-p", '{"spec":{"hold":true}}')
+    held = "--held=support@2026-11-20T03:00:00Z"
+    eventually(
+        lambda: held in space.kubectl("get", "cronjob", "support-collect", "-o", collect), "it to be held", WAIT_SECONDS
+    )
+    assert space.names("mbak") == ["before-upgrade"]  # what a user wrote is nobody else's to delete
+
+
+def test_a_failed_backup_says_what_to_do(space: Space) -> None:
+    space.deploy(BACKUP)
+    space.apply("ModelBackup", "now", {"deployment": "support"})
+    refused = {"outcome": "TargetAccessDenied", "message": "clock: AccessDenied"}
+    space.finish("now-point", refused, code=40)
+    eventually(lambda: space.condition("mbak", "now", "Failed").get("status") == "True", "the end", WAIT_SECONDS)
+    failed = space.condition("mbak", "now", "Failed")
+    assert (failed["reason"], failed["message"]) == ("TargetAccessDenied", "clock: AccessDenied")
+    assert space.wait("llmd", "support", "BackedUp", "TargetAccessDenied")["status"] == "False"
+
+
+def test_without_spec_backup_there_is_nothing_to_point_at(space: Space) -> None:
+    space.deploy(None)
+    space.apply("ModelBackup", "now", {"deployment": "support"})
+    assert "has no spec.backup" in space.wait("mbak", "now", "Failed", "NotBackedUp")["message"]
+    assert space.condition("llmd", "support", "BackedUp") == {}
+    space.deploy(BACKUP)
+    eventually(lambda: space.names("cronjobs") == ["support-backup"], "the schedule", WAIT_SECONDS)
+    space.deploy(None)
+    eventually(lambda: space.names("cronjobs") == [], "no schedule", WAIT_SECONDS)
