@@ -40,6 +40,12 @@ class Profile(Model):
     tolerations: tuple[Json, ...] = Field(default=(), description="Taints of those nodes.")
     runtime_class_name: str | None = Field(default=None, description="RuntimeClass, such as nvidia.")
     shared_memory: str = Field(default="1Gi", description="Size of /dev/shm; tensor parallel needs it.")
+    memory: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]+(Ki|Mi|Gi|Ti)?$",
+        description="Memory of one accelerator, such as 24Gi; with it, a FineTuneJob that cannot fit is refused before "
+        "it takes one.",
+    )
     trainer_image: str | None = Field(
         default=None, description="Image that trains on this accelerator; without one, only CPU profiles train."
     )

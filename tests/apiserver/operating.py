@@ -94,6 +94,7 @@ def configuration(**changes: Any) -> Json:
     profiles = {
         "cpu": {"image": "engine:1", "resources": {"requests": {"cpu": "500m", "memory": "1024Mi"}}},
         "gpu": {"image": "engine:1", "resource": "nvidia.com/gpu"},
+        "small": {"image": "engine:1", "resources": {"limits": {"memory": "2Gi"}}},
     }
     gateway = {"namespace": SYSTEM, "service": "llmops-gateway"}
     return {"images": {"jobs": "jobs:1", "trainer": "trainer:1"}, "gateway": gateway, "profiles": profiles, **changes}

@@ -58,6 +58,11 @@ def condition(plane: ProxiedPlane, namespace: str, kind: str) -> Json:
     return {}
 
 
+def get(plane: ProxiedPlane, namespace: str, what: str, *more: str) -> Json:
+    found: Json = json.loads(plane.kubectl("get", what, "-n", namespace, "-o", "json", *more))
+    return found
+
+
 def wait_for(plane: ProxiedPlane, namespace: str, kind: str, reason: str) -> Json:
     return eventually(
         lambda: found if (found := condition(plane, namespace, kind)).get("reason") == reason else None,
@@ -69,23 +74,23 @@ def children(plane: ProxiedPlane, namespace: str) -> list[str]:
     return sorted(plane.kubectl("get", "jobs,pvc,networkpolicies", "-n", namespace, "-o", "name").split())
 
 
+DIGEST = "sha256:" + "1f" * 32
 VOLUME = ["networkpolicy.networking.k8s.io/tickets-training", "persistentvolumeclaim/tickets-finetune"]
 CHECKING = ["job.batch/tickets-dataset", *VOLUME]
 TRAINING = ["job.batch/tickets-dataset", "job.batch/tickets-training", *VOLUME]
 
 
-def finish(plane: ProxiedPlane, namespace: str) -> None:
-    """What a kubelet writes when the checking pod was content; the Job controller, which runs here, does the rest."""
-    labels = ["-n", namespace, "-l", "app.kubernetes.io/component=dataset", "-o", "name"]
-    pod = eventually(lambda: plane.kubectl("get", "pods", *labels).split(), "the checking pod")[0]
-    outcome = json.dumps({"outcome": "DatasetValid", "message": "300 rows."})
+def finish(plane: ProxiedPlane, namespace: str, component: str = "dataset", **facts: Any) -> None:
+    """What a kubelet writes when a pod was content; the Job controller, which runs here, does the rest."""
+    labels = ["-n", namespace, "-l", f"app.kubernetes.io/component={component}", "-o", "name"]
+    pod = eventually(lambda: plane.kubectl("get", "pods", *labels).split(), f"a pod of {component}")[0]
     ended = {
         "exitCode": 0,
-        "message": outcome,
+        "message": json.dumps({"outcome": "DatasetValid", "message": "300 rows.", **facts}),
         "startedAt": "2026-11-21T10:00:00Z",
         "finishedAt": "2026-11-21T10:01:00Z",
     }
-    container = {"name": "dataset", "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
+    container = {"name": component, "image": "i", "imageID": "i", "ready": False, "restartCount": 0}
     status = {"phase": "Succeeded", "containerStatuses": [{**container, "state": {"terminated": ended}}]}
     patch = json.dumps({"status": status})
     plane.kubectl("patch", pod, "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
@@ -126,6 +131,62 @@ def test_a_suspended_job_keeps_its_volume_and_goes_on_where_it_was(plane: Proxie
     )
 
 
+SIZE = {"parameters": 8_030_261_248, "hidden_size": 4096, "layers": 32, "vocabulary_size": 128_256}
+
+
+def test_a_run_that_cannot_fit_is_refused_before_a_training_pod(plane: ProxiedPlane, namespace: str) -> None:
+    apply(plane, namespace, accelerator={"profile": "small"})
+    eventually(lambda: children(plane, namespace) == CHECKING, "the checking Job")
+    finish(plane, namespace, model=SIZE)
+    accepted = wait_for(plane, namespace, "Accepted", "InsufficientMemory")
+    assert "profile 'small' has 2.0 GiB" in accepted["message"]
+    assert condition(plane, namespace, "DatasetValid")["status"] == "True"
+    assert children(plane, namespace) == CHECKING
+    plane.kubectl("annotate", "ftj/tickets", "-n", namespace, "llmops.dev/skip-fit-check=true")
+    eventually(lambda: children(plane, namespace) == TRAINING, "the training Job")
+    assert condition(plane, namespace, "Accepted")["status"] == "True"
+
+
+def test_a_run_ends_with_its_budget(plane: ProxiedPlane, namespace: str) -> None:
+    apply(plane, namespace, budget={"gpuHours": "1"})
+    finish(plane, namespace)
+    pod = eventually(lambda: pods_of(plane, namespace, "training"), "the training pod")[0]["metadata"]["name"]
+    patch = json.dumps({"status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z"}})
+    plane.kubectl("patch", f"pod/{pod}", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+    failed = wait_for(plane, namespace, "Failed", "BudgetExceeded")
+    assert (failed["status"], "spec.budget.gpuHours is 1." in failed["message"]) == ("True", True)
+    eventually(lambda: children(plane, namespace) == CHECKING, "no training Job")
+    status = get(plane, namespace, "ftj/tickets")["status"]
+    assert status["usage"]["acceleratorSeconds"] > 3600
+
+
+def test_after_its_time_a_finished_job_keeps_its_volume_only(plane: ProxiedPlane, namespace: str) -> None:
+    apply(plane, namespace, ttlSecondsAfterFinished=0)
+    finish(plane, namespace)
+    finish(plane, namespace, "training", outcome="Completed", uri="artifact/1f0c", digest=DIGEST)
+    wait_for(plane, namespace, "Complete", "Completed")
+    eventually(lambda: children(plane, namespace) == VOLUME, "no Job")
+    assert get(plane, namespace, "ftj/tickets")["status"]["artifact"]["digest"] == DIGEST
+
+
+def test_pods_that_train_together_have_names_of_their_own(plane: ProxiedPlane, namespace: str) -> None:
+    apply(plane, namespace, nodes=2, storage={"accessMode": "ReadWriteMany"})
+    finish(plane, namespace)
+    pods = eventually(
+        lambda: found if len(found := pods_of(plane, namespace, "training")) == 2 else None, "two training pods"
+    )
+    assert {pod["spec"]["hostname"] for pod in pods} == {"tickets-training-0", "tickets-training-1"}
+    assert {pod["spec"]["subdomain"] for pod in pods} == {"tickets-training"}
+    assert get(plane, namespace, "service/tickets-training")["spec"]["publishNotReadyAddresses"]
+    command = pods[0]["spec"]["containers"][0]["command"]
+    assert "--master-addr=tickets-training-0.tickets-training" in command
+
+
+def pods_of(plane: ProxiedPlane, namespace: str, component: str) -> list[Json]:
+    found: list[Json] = get(plane, namespace, "pods", "-l", f"app.kubernetes.io/component={component}")["items"]
+    return found
+
+
 REFUSED: list[tuple[str, Json, str, str]] = [
     ("a-profile-nobody-has", {"accelerator": {"profile": "h100"}}, "UnknownProfile", "Use one of: cpu, gpu"),
     ("a-profile-nothing-trains-on", {"accelerator": {"profile": "gpu"}}, "UnknownProfile", "profiles.gpu.trainerImage"),
@@ -143,9 +204,6 @@ def test_what_cannot_be_is_said(plane: ProxiedPlane, name: str, spec: Json, reas
     assert children(plane, name) == []
 
 
-DIGEST = "sha256:" + "1f" * 32
-
-
 def deployment(plane: ProxiedPlane, namespace: str, replicas: int) -> None:
     wanted = {
         "model": {"source": "oci://models/tiny:1"},
@@ -155,11 +213,6 @@ def deployment(plane: ProxiedPlane, namespace: str, replicas: int) -> None:
     meta = {"name": "support", "namespace": namespace}
     manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": meta, "spec": wanted}
     plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
-
-
-def get(plane: ProxiedPlane, namespace: str, what: str, *more: str) -> Json:
-    found: Json = json.loads(plane.kubectl("get", what, "-n", namespace, "-o", "json", *more))
-    return found
 
 
 def told(plane: ProxiedPlane, namespace: str) -> tuple[str, Json]:

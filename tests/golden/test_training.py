@@ -50,6 +50,7 @@ DEPLOYMENT = LLMDeployment.from_manifest(
         },
     }
 )
+QUEUE = {"kueue.x-k8s.io/queue-name": "team-a"}
 HUB = {"source": "hf://org/model", "revision": "main", "secretRef": {"name": "hf-token"}}
 
 CASES: list[tuple[str, Json, Json]] = [
@@ -86,6 +87,22 @@ CASES: list[tuple[str, Json, Json]] = [
         {},
     ),
     (
+        "two-pods-of-two-accelerators-in-a-queue",
+        {
+            "baseModel": HUB,
+            "dataset": {"source": "s3://bucket/t.jsonl"},
+            "accelerator": {"profile": "l4", "count": 2},
+            "nodes": 2,
+            "storage": {"accessMode": "ReadWriteMany"},
+        },
+        {"check": False},
+    ),
+    (
+        "two-processes-in-one-pod",
+        {"baseModel": HUB, "dataset": {"source": "s3://bucket/t.jsonl"}, "accelerator": {"count": 2}},
+        {"check": False},
+    ),
+    (
         "suspended",
         {"baseModel": HUB, "dataset": {"source": "s3://bucket/t.jsonl"}, "suspend": True},
         {},
@@ -98,7 +115,7 @@ def job(spec: Json) -> FineTuneJob:
         {
             "apiVersion": "llmops.dev/v1alpha1",
             "kind": "FineTuneJob",
-            "metadata": {"name": "tickets-lora", "namespace": "team-a", "uid": UID},
+            "metadata": {"name": "tickets-lora", "namespace": "team-a", "uid": UID, "labels": QUEUE},
             "spec": spec,
         }
     )

@@ -11,7 +11,7 @@ import pytest
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.fine_tune_status import FineTuneJobStatus
 from llmops.judge import training
-from llmops.judge.training import Seen, Stage
+from llmops.judge.training import Bounds, Seen, Stage
 
 Json = dict[str, Any]
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -205,3 +205,48 @@ def test_what_the_losses_say_is_a_condition(seen: Seen, expected: str) -> None:
     assert expected.split() == [c.status for c in status.conditions if c.type in ("Overfitting", "Diverged")]
     later = training.of(job(status), Seen(CHECKED, Stage()), claim="c", waiting="", now=NOW)
     assert expected.split() == [c.status for c in later.conditions if c.type in ("Overfitting", "Diverged")]
+
+
+BOUNDED: list[tuple[str, Seen, Bounds, str, str]] = [
+    (
+        "it does not fit",
+        Seen(CHECKED, Stage()),
+        Bounds(unfit="needs 90 GiB"),
+        "False False False",
+        "InsufficientMemory",
+    ),
+    ("its budget is used up", Seen(CHECKED, RUNNING), Bounds(spent="2.00 hours"), "True False True", "BudgetExceeded"),
+    (
+        "its queue has not admitted it",
+        Seen(CHECKED, Stage({"kind": "Job", "spec": {"suspend": True}})),
+        Bounds(),
+        "True False False",
+        "Queued",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("seen", "bounds", "expected", "reason"), [case[1:] for case in BOUNDED], ids=[case[0] for case in BOUNDED]
+)
+def test_what_a_run_may_take_bounds_it(seen: Seen, bounds: Bounds, expected: str, reason: str) -> None:
+    """`Accepted`, `Running` and `Failed`, and the reason of `Running`."""
+    status = training.of(job(), seen, claim="c", waiting="", now=NOW, bounds=bounds)
+    told = {condition.type: condition for condition in status.conditions}
+    assert [told[kind].status for kind in ("Accepted", "Running", "Failed")] == expected.split()
+    assert told["Running"].reason == reason
+
+
+def test_of_pods_that_train_together_the_first_one_speaks() -> None:
+    index = "batch.kubernetes.io/job-completion-index"
+    first, second = pod("Failed", DONE), pod("Failed", DONE | {"message": "of the second"})
+    first["metadata"]["labels"], second["metadata"]["labels"] = {index: "0"}, {index: "1"}
+    assert (Stage({}, (second, first)).outcome or {})["message"] == DONE["message"]
+
+
+def test_the_size_of_the_model_outlives_the_check_that_found_it() -> None:
+    sizes = {"parameters": 8_030_261_248, "hidden_size": 4096, "layers": 32, "vocabulary_size": 128_256}
+    checked = Stage(ended("Complete"), (pod("Succeeded", VALID | {"model": sizes}, exitCode=0),))
+    found = training.model(FineTuneJobStatus(), Seen(checked, Stage()))
+    assert found.model_dump() == sizes
+    assert training.model(FineTuneJobStatus(base_model=found), Seen(Stage(), Stage())) == found

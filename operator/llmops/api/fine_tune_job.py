@@ -7,10 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llmops.api.fields import ObjectName, ProfileName, SecretRef, sources
+from llmops.api.fields import ObjectName, SecretRef, sources
+from llmops.api.fine_tune_run import (
+    BudgetSpec,
+    CheckpointSpec,
+    EarlyStoppingSpec,
+    JobStorageSpec,
+    TrainingAcceleratorSpec,
+)
 from llmops.api.fine_tune_status import FineTuneJobStatus
 from llmops.api.meta import KubeObject, SpecModel
-from llmops.api.quantity import SIZE, IntOrString
+from llmops.api.quantity import IntOrString
 from llmops.api.rules import Keys, Matches, Rule, Rules, Transition, quoted
 
 BASE_SCHEMES = ("hf", "s3", "gs", "az", "https", "http", "pvc", "oci")
@@ -229,51 +236,6 @@ class LoraSpec(SpecModel):
     )
 
 
-class CheckpointSpec(SpecModel):
-    """How much an interruption may cost."""
-
-    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=50, description="Optimizer steps between checkpoints; an eviction with notice costs none. Default: 50."
-    )
-    keep: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=2, description="Checkpoints kept besides the best one. Default: 2."
-    )
-
-
-class EarlyStoppingSpec(SpecModel):
-    """When to stop because nothing gets better."""
-
-    patience: Annotated[int, Field(ge=1, le=100)] = Field(
-        default=3, description="Evaluations in a row without a better loss after which training stops. Default: 3."
-    )
-
-
-class TrainingAcceleratorSpec(SpecModel):
-    """What the training pod computes on."""
-
-    profile: ProfileName = Field(
-        default="cpu",
-        description="A profile that the platform team has configured (Helm value `profiles`); the pod gets one of its "
-        "accelerators. Default: cpu. Example: nvidia-l4.",
-    )
-
-
-class JobStorageSpec(SpecModel):
-    """The job's own volume: the base model if it is fetched, prepared rows, checkpoints and the artifact."""
-
-    size: Annotated[
-        str,
-        Field(max_length=24),
-        Matches(SIZE.strip("^$"), "'{self}' is not the size of a volume: write a number and a unit, as in 40Gi"),
-    ] = Field(
-        default="20Gi",
-        description="Size of the volume. Default: 20Gi. Example: 40Gi.",
-    )
-    class_name: ObjectName | None = Field(
-        default=None, description="StorageClass of the volume. Default: the cluster's. Example: fast-ssd."
-    )
-
-
 class FineTuneJobSpec(SpecModel):
     """What is learned, from what and how. Immutable like a Job's, but for suspend."""
 
@@ -292,7 +254,10 @@ class FineTuneJobSpec(SpecModel):
     )
     lora: LoraSpec | None = Field(default=None, description="Shape of the adapter. Default: rank 16 on all-linear.")
     accelerator: TrainingAcceleratorSpec = Field(
-        default=TrainingAcceleratorSpec(), description="What the training pod computes on."
+        default=TrainingAcceleratorSpec(), description="What one training pod computes on."
+    )
+    nodes: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Pods that train together, each with accelerator.count accelerators. Default: 1."
     )
     storage: JobStorageSpec = Field(default=JobStorageSpec(), description="The job's own volume.")
     checkpoint: CheckpointSpec = Field(default=CheckpointSpec(), description="How much an interruption may cost.")
@@ -311,6 +276,14 @@ class FineTuneJobSpec(SpecModel):
         default=None,
         description="How long training may take, in seconds; suspended, the clock starts anew. Default: no limit. "
         "Example: 86400.",
+    )
+    budget: BudgetSpec | None = Field(
+        default=None, description="What the job may cost, over all of its attempts. Default: no limit."
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
+        default=None,
+        description="How long Jobs and pods, and with them their logs, stay after the end, in seconds; the volume with "
+        "the artifact stays as long as the FineTuneJob. Default: as long as it, too. Example: 86400.",
     )
     suspend: bool = Field(
         default=False,

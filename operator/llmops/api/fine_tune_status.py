@@ -30,6 +30,24 @@ class ProgressStatus(StatusModel):
     restarts: Count = Field(default=0, description="How often it was interrupted and went on.")
 
 
+class BaseModelStatus(StatusModel):
+    """How large the base model is, as the check of the data has found it."""
+
+    parameters: Count = Field(default=0, description="Weights. Example: 8030261248.")
+    hidden_size: Count = Field(default=0, description="Width of a layer. Example: 4096.")
+    layers: Count = Field(default=0, description="Layers. Example: 32.")
+    vocabulary_size: Count = Field(default=0, description="Tokens it knows. Example: 128256.")
+
+
+class UsageStatus(StatusModel):
+    """What training has used so far, in coarse steps while it runs."""
+
+    accelerator_seconds: Count = Field(default=0, description="Seconds x accelerators of all training pods.")
+    pods: Annotated[dict[str, Count], Field(max_length=256)] = Field(
+        default={}, description="The part of it of each pod that still exists."
+    )
+
+
 class ArtifactStatus(StatusModel):
     """What came out."""
 
@@ -50,6 +68,8 @@ class FineTuneJobStatus(StatusModel):
     start_time: datetime | None = Field(default=None, description="When the first pod was created (RFC 3339).")
     completion_time: datetime | None = Field(default=None, description="When the artifact was written (RFC 3339).")
     progress: ProgressStatus = Field(default=ProgressStatus(), description="How far training is.")
+    base_model: BaseModelStatus = Field(default=BaseModelStatus(), description="How large the base model is.")
+    usage: UsageStatus = Field(default=UsageStatus(), description="What training has used so far.")
     artifact: ArtifactStatus = Field(default=ArtifactStatus(), description="What came out.")
     evaluation: Annotated[dict[str, Decimal], Field(max_length=32)] = Field(
         default={},

@@ -12,7 +12,7 @@ from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.problem import NeedsUser
 from llmops.config import Config, Profile
-from llmops.desired import pods, weights
+from llmops.desired import gang, pods, weights
 
 Json = dict[str, Any]
 
@@ -40,8 +40,8 @@ def claim_name(job: str) -> str:
 
 
 def job_name(job: FineTuneJob, component: str) -> str:
-    """Name of the checking or the training Job."""
-    return names.bounded(job.metadata.name, component)
+    """Name of the checking or the training Job; its pods' host names add their index to it."""
+    return names.bounded(job.metadata.name, component, limit=names.NAME_LIMIT - 3)
 
 
 def objects(
@@ -59,11 +59,11 @@ def objects(
     Raises:
         NeedsUser: the spec asks for what this cluster does not have.
     """
-    chosen = profile(job, config)
-    base = _base(job, deployment)
-    wanted = [_claim(job), _network_policy(job)]
-    if job.spec.suspend:
+    meeting = gang.service(job, _metadata(job, job_name(job, TRAINING), TRAINING), _selector(job))
+    wanted = [_claim(job), _network_policy(job), *meeting]
+    if job.spec.suspend or not (check or train):
         return wanted
+    chosen, base = profile(job, config), _base(job, deployment)
     if check:
         wanted.append(_checking(job, config, chosen, base))
     if train:
@@ -145,7 +145,7 @@ def _metadata(job: FineTuneJob, name: str, component: str) -> Json:
 
 def _claim(job: FineTuneJob) -> Json:
     storage = job.spec.storage
-    spec: Json = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage.size}}}
+    spec: Json = {"accessModes": [storage.access_mode], "resources": {"requests": {"storage": storage.size}}}
     if storage.class_name:
         spec["storageClassName"] = storage.class_name
     meta = _metadata(job, claim_name(job.metadata.name), TRAINING)
@@ -153,14 +153,19 @@ def _claim(job: FineTuneJob) -> Json:
 
 
 def _network_policy(job: FineTuneJob) -> Json:
-    """Training talks to nobody: model and rows are on its disk."""
-    chosen = {names.LABEL_JOB: job.metadata.name, names.LABEL_COMPONENT: TRAINING}
+    """Training talks to nobody but to its own pods: model and rows are on its disk."""
+    chosen = _selector(job)
+    rules = gang.traffic(job, chosen)
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": _metadata(job, job_name(job, TRAINING), TRAINING),
-        "spec": {"podSelector": {"matchLabels": chosen}, "policyTypes": ["Ingress", "Egress"]},
+        "spec": {"podSelector": {"matchLabels": chosen}, "policyTypes": ["Ingress", "Egress"], **rules},
     }
+
+
+def _selector(job: FineTuneJob) -> dict[str, str]:
+    return {names.LABEL_JOB: job.metadata.name, names.LABEL_COMPONENT: TRAINING}
 
 
 def _checking(job: FineTuneJob, config: Config, chosen: Profile, base: Base) -> Json:
@@ -237,11 +242,12 @@ def _reach(config: Config, source: sources.Source) -> list[str]:
 
 def _training(job: FineTuneJob, config: Config, chosen: Profile, base: Base) -> Json:
     container = _container(TRAINING, "llmops_serving.jobs.finetune", job, config, chosen, base)
+    container["command"] = gang.command(job, job_name(job, TRAINING), "llmops_serving.jobs.finetune")
     container["args"].append(f"--image={container['image']}")
     resources: Json = {section: dict(values) for section, values in chosen.resources.items()}
     if chosen.resource:
         for section in ("requests", "limits"):
-            resources.setdefault(section, {})[chosen.resource] = "1"
+            resources.setdefault(section, {})[chosen.resource] = str(job.spec.accelerator.count)
     container["resources"] = resources
     container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - a volume of the pod
     spec = _pod(config, [container], base)
@@ -253,7 +259,10 @@ def _training(job: FineTuneJob, config: Config, chosen: Profile, base: Base) -> 
         "runtimeClassName": chosen.runtime_class_name,
     }
     spec |= {name: value for name, value in optional.items() if value}
-    return _job(job, TRAINING, spec, retries=job.spec.retries, deadline=job.spec.deadline_seconds)
+    wanted = _job(job, TRAINING, spec, retries=job.spec.retries, deadline=job.spec.deadline_seconds)
+    gang.indexed(job, wanted)
+    gang.queued(job, wanted)
+    return wanted
 
 
 def _container(name: str, module: str, job: FineTuneJob, config: Config, chosen: Profile, base: Base) -> Json:  # noqa: PLR0917 - one call each

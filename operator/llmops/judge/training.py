@@ -6,13 +6,19 @@ What was once found out stays: pods and Jobs may be gone, the spec cannot change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from llmops.api.conditions import ConditionType, Reason
 from llmops.api.fine_tune_job import FineTuneJob
-from llmops.api.fine_tune_status import ArtifactStatus, FineTuneJobStatus, ProgressStatus
+from llmops.api.fine_tune_status import (
+    ArtifactStatus,
+    BaseModelStatus,
+    FineTuneJobStatus,
+    ProgressStatus,
+    UsageStatus,
+)
 from llmops.judge import outcomes, pods
 from llmops.judge.redaction import redacted
 from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, abnormal, conditions, in_order, shortened
@@ -30,6 +36,7 @@ _ORDER = (
     ConditionType.RECONCILING,
     ConditionType.STALLED,
 )
+_INDEX = "batch.kubernetes.io/job-completion-index"
 _REASONS = {reason.value: reason for reason in Reason}
 _ACCEPTED = Verdict("True", Reason.ACCEPTED, "The spec is valid and acted on.")
 
@@ -43,8 +50,13 @@ class Stage:
 
     @property
     def outcome(self) -> Json | None:
-        """What its pod that ended last said."""
-        return outcomes.newest(self.pods)
+        """What its pod that ended last said; of several that train together, the first one speaks."""
+        return outcomes.newest(self.leading)
+
+    @property
+    def leading(self) -> tuple[Json, ...]:
+        """The pods with the first index of a Job of several, and every pod of one of one."""
+        return tuple(pod for pod in self.pods if (pod["metadata"].get("labels") or {}).get(_INDEX, "0") == "0")
 
     @property
     def running(self) -> bool:
@@ -71,6 +83,16 @@ class Seen:
     progress: Json | None = None
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What the run may take: the model's size, what was used, and why it may not begin or go on, as sentences."""
+
+    model: BaseModelStatus = field(default_factory=BaseModelStatus)
+    usage: UsageStatus = field(default_factory=UsageStatus)
+    unfit: str = ""
+    spent: str = ""
+
+
 def over(status: FineTuneJobStatus) -> bool:
     """Whether the job has come to its end, good or bad."""
     return any(
@@ -84,7 +106,30 @@ def checked(status: FineTuneJobStatus, seen: Seen) -> bool:
     return _known(status, ConditionType.DATASET_VALID) or seen.check.finished("Complete") is not None
 
 
-def of(job: FineTuneJob, seen: Seen, *, claim: str, waiting: str, now: datetime) -> FineTuneJobStatus:
+def ended_at(status: FineTuneJobStatus) -> datetime | None:
+    """When the job came to its end."""
+    return next(
+        (
+            condition.last_transition_time
+            for condition in status.conditions
+            if condition.type in (ConditionType.COMPLETE, ConditionType.FAILED) and condition.status == "True"
+        ),
+        None,
+    )
+
+
+def model(status: FineTuneJobStatus, seen: Seen) -> BaseModelStatus:
+    """The base model's size: as the check of the data told it, now or earlier."""
+    told = (seen.check.outcome or {}).get("model")
+    if status.base_model.parameters or not isinstance(told, dict):
+        return status.base_model
+    sizes = {name: told.get(name) for name in BaseModelStatus.model_fields}
+    return BaseModelStatus(**{name: size for name, size in sizes.items() if isinstance(size, int) and size >= 0})
+
+
+def of(
+    job: FineTuneJob, seen: Seen, *, claim: str, waiting: str, now: datetime, bounds: Bounds | None = None
+) -> FineTuneJobStatus:
     """The whole status.
 
     Args:
@@ -93,16 +138,18 @@ def of(job: FineTuneJob, seen: Seen, *, claim: str, waiting: str, now: datetime)
         claim: The job's volume claim, for where the artifact is.
         waiting: What it waits for before it can begin, as a sentence; empty when nothing.
         now: For times of transitions.
+        bounds: What it may take.
     """
-    before = job.status
+    before, bounds = job.status, bounds or Bounds()
     if over(before):
         return before.model_copy(update={"observed_generation": job.metadata.generation})
     data = _dataset(before, seen.check)
-    state = _state(job, seen, data, waiting)
+    state = _state(job, seen, data, waiting, bounds)
+    unfit = state.reason == Reason.INSUFFICIENT_MEMORY
     done = state.reason == Reason.COMPLETED
-    failed = state.status == "False" and state.reason in _final(seen, data)
+    failed = state.status == "False" and state.reason in _final(seen, data, bounds)
     verdicts = {
-        ConditionType.ACCEPTED: _ACCEPTED,
+        ConditionType.ACCEPTED: state if unfit else _ACCEPTED,
         ConditionType.DATASET_VALID: data,
         ConditionType.RUNNING: Verdict("False", state.reason, state.message) if done else state,
         ConditionType.COMPLETE: state if done else Verdict("False", state.reason, state.message),
@@ -118,6 +165,8 @@ def of(job: FineTuneJob, seen: Seen, *, claim: str, waiting: str, now: datetime)
         start_time=before.start_time or _began(seen),
         completion_time=now.replace(microsecond=0) if done else None,
         progress=_progress(before.progress, seen, outcome),
+        base_model=bounds.model,
+        usage=bounds.usage,
         artifact=_artifact(outcome, claim) if outcome else before.artifact,
         evaluation=_metrics(outcome) if outcome else before.evaluation,
     )
@@ -174,7 +223,7 @@ def _dataset(before: FineTuneJobStatus, check: Stage) -> Verdict:
     return Verdict("Unknown", Reason.VALIDATING, "The data set is being checked on a CPU.")
 
 
-def _state(job: FineTuneJob, seen: Seen, data: Verdict, waiting: str) -> Verdict:
+def _state(job: FineTuneJob, seen: Seen, data: Verdict, waiting: str, bounds: Bounds) -> Verdict:
     """What it is doing: `True` while it trains, the reason otherwise."""
     training = seen.training
     if training.finished("Complete"):
@@ -185,6 +234,8 @@ def _state(job: FineTuneJob, seen: Seen, data: Verdict, waiting: str) -> Verdict
         return _failure(training, failure, Reason.TRAINER_FAILED)
     if data.status == "False":
         return data
+    if bounds.spent:
+        return Verdict("False", Reason.BUDGET_EXCEEDED, bounds.spent)
     if job.spec.suspend:
         return Verdict(
             "False", Reason.SUSPENDED, "spec.suspend is true: checkpoints are kept. Set it to false to go on."
@@ -193,6 +244,8 @@ def _state(job: FineTuneJob, seen: Seen, data: Verdict, waiting: str) -> Verdict
         return Verdict("False", Reason.RESOLVING, waiting)
     if data.status != "True":
         return Verdict("False", data.reason, data.message)
+    if bounds.unfit:
+        return Verdict("False", Reason.INSUFFICIENT_MEMORY, bounds.unfit)
     return _stage(training)
 
 
@@ -202,6 +255,8 @@ def _stage(training: Stage) -> Verdict:
         return Verdict("True", Reason.TRAINING, "The trainer runs; status.progress has steps and losses.")
     if problem := _trouble(training.pods):
         return Verdict("False", problem.reason, problem.message)
+    if (training.job or {}).get("spec", {}).get("suspend"):
+        return Verdict("False", Reason.QUEUED, "The training Job waits for its queue to admit it.")
     outcome = training.outcome
     if outcome is None:
         return Verdict("False", Reason.STARTING, "The training pod is being created.")
@@ -211,8 +266,10 @@ def _stage(training: Stage) -> Verdict:
     return Verdict("False", Reason.RESUMING, shortened(redacted(said), MESSAGE_LIMIT))
 
 
-def _final(seen: Seen, data: Verdict) -> set[Reason]:
+def _final(seen: Seen, data: Verdict, bounds: Bounds) -> set[Reason]:
     """The reason, if the end was bad."""
+    if bounds.spent:
+        return {Reason.BUDGET_EXCEEDED}
     if failure := seen.training.finished("Failed"):
         return {_failure(seen.training, failure, Reason.TRAINER_FAILED).reason}
     return {data.reason} if data.status == "False" else set()
@@ -253,7 +310,7 @@ def _crash(stage: Stage, otherwise: Reason) -> tuple[Reason, str]:
 
 def _progress(before: ProgressStatus, seen: Seen, outcome: Json | None) -> ProgressStatus:
     """In steps of a percent: a status that moves with every step would wake its own reconcile."""
-    ended = [pod for pod in seen.training.pods if pod.get("status", {}).get("phase") == "Failed"]
+    ended = [pod for pod in seen.training.leading if pod.get("status", {}).get("phase") == "Failed"]
     restarts = max(before.restarts, len(ended))
     if outcome:
         facts = {"step": outcome.get("last", before.step), "total_steps": outcome.get("total", before.total_steps)}

@@ -35,6 +35,7 @@ _FINAL = {
     Reason.CRASH_LOOPING,
     Reason.IMAGE_PULL_FAILED,
     Reason.ROLLOUT_BLOCKED,
+    Reason.INSUFFICIENT_MEMORY,
 }
 
 

@@ -15,7 +15,7 @@ from llmops.api.fine_tune_status import FineTuneJobStatus
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.problem import NeedsUser
 from llmops.desired import training
-from llmops.judge import outcomes
+from llmops.judge import budget, fit, outcomes
 from llmops.judge import training as verdict
 from llmops.judge.verdict import Verdict, shortened
 from llmops.shell import report
@@ -44,20 +44,22 @@ async def fine_tune_job(key: Key, world: World) -> timedelta | None:
         said = shortened(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", 512)
         await _refuse(live, Verdict("False", Reason.INVALID_SPEC, said), world)
         return None
-    if verdict.over(job.status):
-        return None  # its children stay as they are: pods for their logs, the volume for the artifact
     children = tuple(world.mirror.children(key))
+    if verdict.over(job.status):
+        return await _tidied(job, live, children, world)
     seen = await _seen(job, children, world)
     try:
         base, waiting = await _base(job, world)
         good = verdict.checked(job.status, seen)
+        bounds = _bounds(job, seen, world)
+        train = good and not (waiting or bounds.unfit or bounds.spent)
         wanted = training.objects(
             job,
             world.config,
             deployment=base,
             # What was checked is not checked again while its rows are being read.
             check=not waiting and (not good or seen.check.job is not None),
-            train=not waiting and good,
+            train=train,
         )
         done = await converge(world.cluster, world.mirror, live, wanted, children, removable=children)
     except NeedsUser as problem:
@@ -65,9 +67,42 @@ async def fine_tune_job(key: Key, world: World) -> timedelta | None:
         return resync
     if done:
         log.info("converged", key=str(key), done=done)
-    judged = verdict.of(job, seen, claim=training.claim_name(job.metadata.name), waiting=waiting, now=world.now())
+    claim = training.claim_name(job.metadata.name)
+    judged = verdict.of(job, seen, claim=claim, waiting=waiting, now=world.now(), bounds=bounds)
     await _report(live, job.status, judged, world)
-    return resync if verdict.over(judged) or job.spec.suspend else SOON
+    return resync if verdict.over(judged) or job.spec.suspend or (bounds.unfit and good) else SOON
+
+
+def _bounds(job: FineTuneJob, seen: verdict.Seen, world: World) -> verdict.Bounds:
+    """What the run may take. What runs already fits, whatever arithmetic says."""
+    spec, before = job.spec, job.status.usage
+    size = verdict.model(job.status, seen)
+    exact = budget.used(spec, before, seen.training.pods, world.now())
+    allowed = seen.training.job is not None or job.metadata.annotations.get(fit.OVERRIDE) == "true"
+    return verdict.Bounds(
+        model=size,
+        usage=budget.shown(spec, before, exact, running=seen.training.running),
+        unfit="" if allowed else fit.shortage(spec, size, training.profile(job, world.config)),
+        spent=budget.exhausted(spec, exact),
+    )
+
+
+async def _tidied(job: FineTuneJob, live: Json, children: tuple[Json, ...], world: World) -> timedelta | None:
+    """After its end a job's children stay as they are, pods for their logs, until spec.ttlSecondsAfterFinished.
+
+    The volume with the artifact stays as long as the job.
+    """
+    ttl, ended = job.spec.ttl_seconds_after_finished, verdict.ended_at(job.status)
+    if ttl is None or ended is None:
+        return None
+    left = ended + timedelta(seconds=ttl) - world.now()
+    if left > timedelta(0):
+        return left
+    wanted = training.objects(job, world.config, deployment=None, check=False, train=False)
+    done = await converge(world.cluster, world.mirror, live, wanted, children, removable=children)
+    if done:
+        log.info("tidied", key=f"{job.metadata.namespace}/{job.metadata.name}", done=done)
+    return None
 
 
 async def _seen(job: FineTuneJob, children: tuple[Json, ...], world: World) -> verdict.Seen:
@@ -86,7 +121,7 @@ async def _seen(job: FineTuneJob, children: tuple[Json, ...], world: World) -> v
 
 
 async def _progress(trainer: verdict.Stage, world: World) -> Json | None:
-    for pod in trainer.pods:
+    for pod in trainer.leading:
         if pod.get("status", {}).get("phase") == "Running":
             meta = pod["metadata"]
             lines = await world.cluster.logs(meta["namespace"], meta["name"], container=training.TRAINING, tail=50)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from llmops import names
 from llmops.api.fine_tune_job import FineTuneJobSpec
-from llmops_serving.jobs.dataset import check, fetch, formats
+from llmops_serving.jobs.dataset import check, fetch, formats, size
 from llmops_serving.jobs.dataset.rendering import Renderer
 from llmops_serving.jobs.ending import Ended, Stopped, ended, log_to_stdout
 from llmops_serving.jobs.redaction import secrets_of
@@ -60,8 +60,9 @@ def dataset(options: argparse.Namespace, environment: Mapping[str, str]) -> Ende
     asked = spec.evaluation.dataset
     test = _file(asked, options.test_file, options.job / "fetched-test", options, environment) if asked else None
     report = check.checked(file, wanted, renderer, options.job / "data", test=test)
-    log.info("checked", **report.facts())
-    return Ended("DatasetValid", report.sentence(), facts=report.facts())
+    facts = {**report.facts(), "model": size.of(options.model)}
+    log.info("checked", **facts)
+    return Ended("DatasetValid", report.sentence(), facts=facts)
 
 
 def _file(
