@@ -89,10 +89,23 @@ def spawn(
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
             (os.POSIX_SPAWN_DUP2, 1, 2),
+            # What this process was itself handed open, such as flock(1)'s lock, would stay open as long as the new one.
+            *((os.POSIX_SPAWN_CLOSE, handle) for handle in _inherited()),
         ],
         setsid=True,
     )
     return Process(name, pid, start_ticks(pid) or 0, log)
+
+
+def _inherited() -> list[int]:
+    """Descriptors besides the standard ones that a process started here would find open."""
+    handles = [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208 - numbers, not paths
+    found = []
+    for handle in handles:
+        with contextlib.suppress(OSError):  # the listing's own is closed by now
+            if handle > 2 and os.get_inheritable(handle):
+                found.append(handle)
+    return found
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds: float, of: Iterable[Process] = ()) -> None:

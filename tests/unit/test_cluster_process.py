@@ -1,3 +1,4 @@
+import fcntl
 import signal
 import subprocess
 from dataclasses import replace
@@ -56,3 +57,15 @@ def test_waiting_for_a_process_that_ended_shows_the_end_of_its_log(tmp_path: Pat
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="dns: there is no /nowhere/coredns"):
         spawn("dns", ["/nowhere/coredns"], tmp_path / "log", dies_with_parent=False)
+
+
+def test_a_process_holds_nothing_that_its_starter_had_open(tmp_path: Path) -> None:
+    """A lock that the starter was run under would be held for as long as the process lives."""
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.fcntl(lock, fcntl.F_SETFD, 0)  # as the descriptor that flock(1) hands to its command
+        process = spawn("sleeper", ["sleep", "60"], tmp_path / "log", dies_with_parent=True)
+        try:
+            held = {str(each.readlink()) for each in Path(f"/proc/{process.pid}/fd").iterdir()}
+        finally:
+            process.stop(grace_seconds=0)
+    assert str(tmp_path / "lock") not in held
