@@ -10,7 +10,7 @@ from llmops_serving.gateway import affinity, route
 from llmops_serving.gateway.affinity import Caching, Prefixes
 from llmops_serving.gateway.keys import Key, from_fields, visible
 from llmops_serving.gateway.keys import resolve as resolve_for
-from llmops_serving.gateway.limits import Grant, Meter
+from llmops_serving.gateway.limits import Crowd, Grant, Meter
 from llmops_serving.gateway.peek import UnreadableBodyError, peek, renamed
 from llmops_serving.gateway.route import Failure, Refuse
 from llmops_serving.gateway.table import Endpoint, Model, Target, from_cluster, from_routes, table
@@ -318,14 +318,14 @@ def admitted(meter: Meter, tokens: int, now: float, wall: float = 0.0) -> bool:
 
 
 def test_requests_per_minute_refill_evenly() -> None:
-    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "requestsPerMinute": "6"}), 0.0)
+    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "requestsPerMinute": "6"}), 0.0, Crowd())
     assert [admitted(meter, 0, 0.0) for _ in range(7)] == [True] * 6 + [False]
     assert not admitted(meter, 0, 9.9)
     assert admitted(meter, 0, 10.0)
 
 
 def test_tokens_are_settled_with_what_was_used() -> None:
-    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "tokensPerMinute": "100"}), 0.0)
+    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "tokensPerMinute": "100"}), 0.0, Crowd())
     grant = meter.admit(90, 0.0, 0.0)
     assert isinstance(grant, Grant)
     assert not admitted(meter, 20, 0.0)
@@ -336,13 +336,13 @@ def test_tokens_are_settled_with_what_was_used() -> None:
 
 
 def test_a_request_larger_than_a_minute_may_pass_with_a_full_minute() -> None:
-    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "tokensPerMinute": "100"}), 0.0)
+    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "tokensPerMinute": "100"}), 0.0, Crowd())
     assert admitted(meter, 500, 0.0)
     assert not admitted(meter, 1, 60.0), "and is paid for"
 
 
 def test_a_budget_begins_again_with_the_month() -> None:
-    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "monthlyTokens": "100"}), 0.0)
+    meter = Meter(from_fields("k", {"hash": "0" * 64, "tenant": "t", "monthlyTokens": "100"}), 0.0, Crowd())
     january, february = 1767225600.0, 1769904000.0
     grant = meter.admit(1, 0.0, january)
     assert isinstance(grant, Grant)

@@ -16,6 +16,7 @@ from llmops import names
 from llmops.config import Config
 from llmops.shell import backups, gateways, handlers, health, reconcile, tuning
 from llmops.shell.backup_series import BackupSeries
+from llmops.shell.budgets import Budgets
 from llmops.shell.cluster import ApiError, Cluster
 from llmops.shell.connection import Connection
 from llmops.shell.costs import Costs
@@ -156,7 +157,8 @@ class Process:
         )
         url = self._config.prometheus.url
         traffic = Traffic(Prometheus(url) if url else None, wake, now=_now, jitter=random.random)
-        signals = Signals(on_change=woken_by_load)
+        self._budgets = Budgets(cluster, self._config.gateway.namespace)
+        signals = Signals(on_change=woken_by_load, on_usage=self._budgets.heard)
         sizes = Sizes(signals, _now)
         self._metrics.watch_queue(lambda: wakeups.depth, lambda: wakeups.lateness)
         self._wake = wake
@@ -179,6 +181,7 @@ class Process:
             gateways.follow(
                 cluster, gateway.namespace, names.gateway_internal(gateway.service), signals.update_gateways
             ),
+            self._budgets.keep(),
             self._work(cluster, world, wakeups),
             self.stop.wait(),
         ]

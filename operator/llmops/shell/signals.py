@@ -46,6 +46,14 @@ class _Counts(_Line):
     last_end: float | None = None
 
 
+class _Usage(_Line):
+    """What one process says of an API key; of its tokens this month, all that it knows."""
+
+    key: str = Field(min_length=1, max_length=253)
+    month: str = Field(pattern=r"^\d{4}-\d{2}$")
+    month_tokens: int = Field(ge=0)
+
+
 class _Heartbeat(_Line):
     heartbeat: Literal[True]
 
@@ -74,10 +82,18 @@ class Signals:
 
     Use it in one event loop. `on_change(key)` with key `namespace/name` is called in that loop when a gateway reported
     a change of the model, and for every model known when gateways are lost or heard again; it must not block.
+    `on_usage(month, key, tokens)` tells what a gateway knows of an API key's tokens in a month.
     """
 
-    def __init__(self, on_change: Callable[[str], None], *, silence_seconds: float = SILENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        on_change: Callable[[str], None],
+        *,
+        on_usage: Callable[[str, str, int], None] = lambda _month, _key, _tokens: None,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self._on_change = on_change
+        self._on_usage = on_usage
         self._silence_seconds = silence_seconds
         self._streams: dict[str, _Stream] = {}
         self._meters: dict[str, Meter] = {}
@@ -158,7 +174,7 @@ class Signals:
             connector = aiohttp.TCPConnector(limit=0)  # one connection per gateway, however many gateways there are
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         silence = aiohttp.ClientTimeout(total=None, sock_connect=self._silence_seconds, sock_read=self._silence_seconds)
-        async with self._session.get(stream.url, timeout=silence) as response:
+        async with self._session.get(stream.url, params={"keys": "1"}, timeout=silence) as response:
             response.raise_for_status()
             hello = _Hello.model_validate_json(await response.content.readline())
             if hello.version != PROTOCOL_VERSION:
@@ -169,6 +185,10 @@ class Signals:
                 self._take(stream, raw)
 
     def _take(self, stream: _Stream, raw: bytes) -> None:
+        if raw.startswith(b'{"key"'):
+            usage = _Usage.model_validate_json(raw)
+            self._on_usage(usage.month, usage.key, usage.month_tokens)
+            return
         try:
             line = _Counts.model_validate_json(raw)
         except ValidationError:

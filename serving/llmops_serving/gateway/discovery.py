@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import yaml
 from llmops import names
 from llmops_serving.gateway.keys import Key, Keyring, from_fields, from_secret, keyring
 from llmops_serving.gateway.kubernetes import Access
+from llmops_serving.gateway.ledger import month
 from llmops_serving.gateway.table import Model, Table, from_cluster, from_routes, table
 
 log = structlog.get_logger(__name__)
@@ -30,6 +32,7 @@ PAGE = 500
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 MAX_LINE_BYTES = 16 * 1024 * 1024
 FILE_CHECK_SECONDS = 0.5
+SUMS_SECONDS = 20.0
 
 Changed = Callable[[], None]
 
@@ -184,6 +187,75 @@ def _valid_keys(secrets: dict[str, dict[str, Any]]) -> Iterator[Key]:
             yield from_secret(secret)
         except ValueError as problem:
             log.warning("api key ignored", secret=name, problem=str(problem))
+
+
+class PeerDiscovery:
+    """Tells `update` the internal addresses of the gateway's other replicas, and again after every change."""
+
+    def __init__(
+        self, access: Access, update: Callable[[set[str]], None], *, namespace: str, service: str, own_pod: str
+    ) -> None:
+        """`service` is the headless one of the internal port; `own_pod` is left out."""
+        self._update = update
+        self._own_pod = own_pod
+        self._changed = asyncio.Event()
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        self._slices = Watch(access, path, f"kubernetes.io/service-name={service}", self._changed.set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._slices.run())
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                self._update(internal_addresses(self._slices.objects.values(), self._own_pod))
+
+
+def internal_addresses(slices: Iterable[dict[str, Any]], own_pod: str) -> set[str]:
+    """`host:port` of every gateway pod in these EndpointSlices but our own."""
+    found: set[str] = set()
+    for entry in slices:
+        port = next((port["port"] for port in entry.get("ports") or () if port.get("name") == "internal"), None)
+        for endpoint in entry.get("endpoints") or ():
+            pod = (endpoint.get("targetRef") or {}).get("name")
+            if port and pod != own_pod and (endpoint.get("conditions") or {}).get("serving") is not False:
+                host = endpoint["addresses"][0]
+                found.add(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    return found
+
+
+class SumsDiscovery:
+    """Tells `recall` the tokens of this month by key, as the operator has written them down."""
+
+    def __init__(self, access: Access, recall: Callable[[dict[str, int]], None], namespace: str) -> None:
+        """Reads one ConfigMap of `namespace` by its name."""
+        self._access = access
+        self._recall = recall
+        self._path = f"/api/v1/namespaces/{namespace}/configmaps/{names.USAGE_CONFIG_MAP}"
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            try:
+                document = await self._access.get(self._path, {})
+                self._recall(sums_of(document.get("data") or {}, month(time.time())))
+                failures = 0
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
+                failures += 1
+                if failures in (1, 10) or failures % 100 == 0:
+                    log.warning("token sums not read", failures=failures, problem=repr(problem)[:300])
+            await asyncio.sleep(SUMS_SECONDS if not failures else BACKOFF_SECONDS[-1])
+
+
+def sums_of(data: dict[str, str], current: str) -> dict[str, int]:
+    """The sums of the month `current` in a ConfigMap whose keys are `MONTH.KEY`."""
+    return {
+        name.removeprefix(f"{current}."): int(value)
+        for name, value in data.items()
+        if name.startswith(f"{current}.") and value.isdecimal()
+    }
 
 
 class FileDiscovery:

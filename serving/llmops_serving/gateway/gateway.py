@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmops_serving.gateway.exchange import Exchange
-from llmops_serving.gateway.keys import Key, Keyring
+from llmops_serving.gateway.keys import Keyring
 from llmops_serving.gateway.lane import Lane
-from llmops_serving.gateway.limits import Meter
+from llmops_serving.gateway.ledger import Ledger
 from llmops_serving.gateway.load import Load, LoadStream
 from llmops_serving.gateway.metrics import Metrics
 from llmops_serving.gateway.table import Endpoint, Model, Table
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmops_serving.gateway.proxy import ClientConnection
 
 SWEEP_SECONDS = 1.0
+LEDGER_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,6 @@ class Options:
     idle_seconds: float = 75.0
     slow_reader_seconds: float = 60.0
     stall_seconds: float = 120.0
-    limit_share: float = 1.0  # of every per-minute limit, when several processes serve the same keys
 
 
 class Gateway:
@@ -46,6 +46,7 @@ class Gateway:
         loop: asyncio.AbstractEventLoop,
         options: Options | None = None,
         wall_clock: Callable[[], float] = time.time,
+        process: str = "",
     ) -> None:
         """A gateway that knows no model; `ready` once the first table was applied."""
         self.loop = loop
@@ -63,26 +64,12 @@ class Gateway:
         self.draining = False
         self.on_wait: Callable[[Lane], None] = lambda _lane: None
         self.on_pod: Callable[[Pod], None] = lambda _pod: None
-        self.keyring: Keyring | None = None  # None: no key is asked for
-        self._meters: dict[bytes, Meter] = {}
+        self.ledger = Ledger(process, wall_clock)
         self._pods: dict[str, Pod] = {}
 
     def admit_keys(self, keyring: Keyring) -> None:
-        """Ask for one of these keys from now on; a key that is no longer among them is refused at once."""
-        now = self.now()
-        for digest, key in keyring.keys.items():
-            if digest in self._meters:
-                self._meters[digest].rekey(key, now, self.options.limit_share)
-        for digest in [digest for digest in self._meters if digest not in keyring.keys]:
-            del self._meters[digest]
-        self.keyring = keyring
-
-    def meter(self, key: Key) -> Meter:
-        """What this key has used."""
-        found = self._meters.get(key.digest)
-        if found is None:
-            found = self._meters[key.digest] = Meter(key, self.now(), self.options.limit_share)
-        return found
+        """Ask for one of these keys from now on."""
+        self.ledger.admit(keyring, self.now())
 
     def apply(self, table: Table) -> None:
         """Serve what this table says from now on. Requests under way end where they are."""
@@ -175,6 +162,7 @@ class Gateway:
             ("held", "Requests that wait for a replica.", {k: len(v.waiting) for k, v in labelled.items()}),
             ("ready_pods", "Pods that requests go to.", {k: len(v.pods) for k, v in labelled.items()}),
             ("connections", "Open client connections.", {"": len(self.connections)}),
+            ("peers_heard", "Other processes whose keys' use is heard.", {"": self.ledger.crowd.heard - 1}),
             ("buffered_bytes", "Request bodies in memory.", {"": self.buffered}),
         ]
 
@@ -190,6 +178,12 @@ class Gateway:
                 pod.close_idle(now - IDLE_SECONDS)
         for lane in self.lanes.values():
             lane.release(now)
+
+    async def keep_ledger(self) -> None:
+        """Tell those who listen about the keys, until cancelled."""
+        while True:
+            await asyncio.sleep(LEDGER_SECONDS)
+            self.ledger.tick(self.streams, self.now())
 
     async def keep_time(self) -> None:
         """Sweep until cancelled."""

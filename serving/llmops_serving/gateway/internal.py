@@ -29,7 +29,7 @@ def application(gateway: Gateway, identity: str) -> web.Application:
     async def load_stream(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         await response.prepare(request)
-        await _tell(gateway, identity, response)
+        await _tell(gateway, identity, response, LoadStream(keys="keys" in request.query))
         return response
 
     app = web.Application()
@@ -44,13 +44,13 @@ def application(gateway: Gateway, identity: str) -> web.Application:
     return app
 
 
-async def _tell(gateway: Gateway, identity: str, response: web.StreamResponse) -> None:
+async def _tell(gateway: Gateway, identity: str, response: web.StreamResponse, stream: LoadStream) -> None:
     """Write lines until the listener leaves or the process ends."""
-    stream = LoadStream()
     gateway.streams.add(stream)
     loop = gateway.loop
     try:
-        await response.write(hello(identity) + stream.snapshot(gateway.loads()) + HEARTBEAT)
+        keys = gateway.ledger.snapshot(stream, gateway.now())
+        await response.write(hello(identity) + stream.snapshot(gateway.loads()) + keys + HEARTBEAT)
         beat = loop.time() + HEARTBEAT_SECONDS
         while not gateway.draining or gateway.exchanges:
             if lines := await _next_lines(stream, beat - loop.time()):

@@ -2,7 +2,8 @@
 
 The stream is newline-delimited JSON: one line that names the process, a line for every model, then a line per model
 that changed, coalesced to `COALESCE_SECONDS`, and a heartbeat every second. `arrivals`, `promptTokens` and
-`completionTokens` count since the model's last line on this stream, so that a listener can add them up.
+`completionTokens` count since the model's last line on this stream, so that a listener can add them up. A listener that
+asks for `?keys=1` also hears, of every API key in use, what each process has given and claimed (`ledger.py`).
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ class Load:
     last_end: float | None = None
 
 
-def hello(gateway: str) -> bytes:
-    """The first line."""
-    return orjson.dumps({"gateway": gateway, "version": VERSION}) + b"\n"
+def hello(gateway: str, processes: int = 1) -> bytes:
+    """The first line; so many processes speak on this stream."""
+    return orjson.dumps({"gateway": gateway, "version": VERSION, "processes": processes}) + b"\n"
 
 
 class LoadStream:
     """One listener's view: what it was told last, and what has changed since."""
 
-    def __init__(self) -> None:
-        """A listener that was told nothing."""
+    def __init__(self, *, keys: bool = False) -> None:
+        """A listener that was told nothing; `keys` is whether it asked for lines about API keys, too."""
+        self.keys: dict[str, tuple[int, int, int]] | None = {} if keys else None
+        self._notes: list[bytes] = []
         self._told: dict[str, tuple[int, int, int]] = {}
         self._changed: dict[str, Load] = {}
         self.wake = asyncio.Event()
@@ -50,6 +53,11 @@ class LoadStream:
     def touch(self, load: Load) -> None:
         """The model changed."""
         self._changed[load.key] = load
+        self.wake.set()
+
+    def note(self, line: bytes) -> None:
+        """Say this, too."""
+        self._notes.append(line)
         self.wake.set()
 
     def snapshot(self, loads: Iterable[Load]) -> bytes:
@@ -64,7 +72,7 @@ class LoadStream:
         """A line for every model that changed since the last call."""
         changed, self._changed = self._changed, {}
         self.wake.clear()
-        lines = []
+        lines, self._notes = self._notes, []
         for key, load in changed.items():
             arrivals, prompt, completion = self._told.get(key, (0, 0, 0))
             self._told[key] = (load.arrivals, load.prompt_tokens, load.completion_tokens)

@@ -20,19 +20,26 @@ from aiohttp import web
 
 from llmops import names
 from llmops_serving.gateway import kubernetes
-from llmops_serving.gateway.discovery import ClusterDiscovery, FileDiscovery, KeyDiscovery
+from llmops_serving.gateway.discovery import (
+    ClusterDiscovery,
+    FileDiscovery,
+    KeyDiscovery,
+    PeerDiscovery,
+    SumsDiscovery,
+)
 from llmops_serving.gateway.gateway import Gateway, Options
 from llmops_serving.gateway.internal import application
 from llmops_serving.gateway.keys import Keyring
+from llmops_serving.gateway.peers import Peers
 from llmops_serving.gateway.probe import Prober
 from llmops_serving.gateway.proxy import ClientConnection
-from llmops_serving.gateway.workers import Workers
+from llmops_serving.gateway.workers import Workers, sockets
 
 log = structlog.get_logger(__name__)
 
 BACKLOG = 4096
 
-Discovery = ClusterDiscovery | FileDiscovery | KeyDiscovery
+Discovery = ClusterDiscovery | FileDiscovery | KeyDiscovery | PeerDiscovery | SumsDiscovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,9 @@ class Settings:
     identity: str
     workers: int
     worker_socket: Path | None
+    peer_service: str
+    peers: frozenset[str]
+    pod_name: str
     options: Options
 
 
@@ -77,8 +87,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--worker-socket", type=Path, help=argparse.SUPPRESS)  # set by the parent of several workers
     flags.add_argument("--require-keys", action="store_true", help="ask for API keys: Secrets, or `keys` in the file")
     flags.add_argument("--key-namespace", default="", help="namespace of the keys' Secrets; or POD_NAMESPACE")
+    flags.add_argument("--peer-service", default="", help="headless Service of all replicas, who share every limit")
     flags.add_argument(
-        "--limit-share", type=float, default=1.0, help="part of each per-minute limit that this process may give"
+        "--peer", action="append", default=[], metavar="HOST:PORT", help="internal address of another replica"
     )
     flags.add_argument("--drain-seconds", type=float, default=600.0, help="time for requests under way after SIGTERM")
     flags.add_argument("--max-body-mib", type=int, default=64, help="largest request body (default: %(default)s)")
@@ -102,7 +113,10 @@ def settings(arguments: list[str], environment: dict[str, str]) -> Settings:
         identity=f"{environment.get('POD_NAME') or socket.gethostname()}-{os.getpid()}",
         workers=given.workers,
         worker_socket=given.worker_socket,
-        options=Options(max_body_bytes=given.max_body_mib * 1024 * 1024, limit_share=given.limit_share / given.workers),
+        peer_service=given.peer_service,
+        peers=frozenset(given.peer),
+        pod_name=environment.get("POD_NAME", ""),
+        options=Options(max_body_bytes=given.max_body_mib * 1024 * 1024),
     )
 
 
@@ -131,9 +145,10 @@ async def serve(chosen: Settings) -> int:
     """One process, until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = _stop_signal()
-    gateway = Gateway(loop, chosen.options)
+    gateway = Gateway(loop, chosen.options, process=chosen.identity)
+    peers = _peers(chosen, gateway)
     try:
-        discoveries = _discoveries(chosen, gateway)
+        discoveries = _discoveries(chosen, gateway, peers)
     except (OSError, ValueError) as problem:
         sys.stderr.write(f"cannot start: {problem}\n")
         return 2
@@ -156,6 +171,7 @@ async def serve(chosen: Settings) -> int:
     gc.set_threshold(20_000, 20, 20)
     tasks = [
         asyncio.create_task(gateway.keep_time()),
+        asyncio.create_task(gateway.keep_ledger()),
         *(asyncio.create_task(discovery.run()) for discovery in discoveries),
     ]
     stopping = asyncio.create_task(stop.wait())
@@ -170,12 +186,24 @@ async def serve(chosen: Settings) -> int:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await prober.close()
+    await peers.close()
     await runner.cleanup()
     log.info("stopped", cut=cut)
     return 1 if cut else 0
 
 
-def _discoveries(chosen: Settings, gateway: Gateway) -> list[Discovery]:
+def _peers(chosen: Settings, gateway: Gateway) -> Peers:
+    """Who serves the same keys: without keys, that does not matter."""
+    if chosen.key_namespace is None:
+        return Peers(gateway)
+    own = chosen.worker_socket
+    beside = [path for path in sockets(own.parent, chosen.workers) if path != own] if own is not None else []
+    peers = Peers(gateway, beside=beside, workers=chosen.workers)
+    peers.update(set(chosen.peers))
+    return peers
+
+
+def _discoveries(chosen: Settings, gateway: Gateway, peers: Peers) -> list[Discovery]:
     keyed = chosen.key_namespace is not None
     if keyed:
         gateway.admit_keys(Keyring())  # until the keys are known, nobody has one
@@ -190,4 +218,15 @@ def _discoveries(chosen: Settings, gateway: Gateway) -> list[Discovery]:
     found: list[Discovery] = [ClusterDiscovery(access, gateway.apply, chosen.namespaces)]
     if chosen.key_namespace is not None:
         found.append(KeyDiscovery(access, gateway.admit_keys, chosen.key_namespace))
+        found.append(SumsDiscovery(access, gateway.ledger.recall, chosen.key_namespace))
+        if chosen.peer_service:
+            found.append(
+                PeerDiscovery(
+                    access,
+                    peers.update,
+                    namespace=chosen.key_namespace,
+                    service=chosen.peer_service,
+                    own_pod=chosen.pod_name,
+                )
+            )
     return found

@@ -142,7 +142,7 @@ class ClientConnection:
         """Decide on the head alone: what is refused here costs no memory for its body."""
         self._keep_alive = head.keep_alive and not self._gateway.draining
         path = route.path_of(head.target)
-        keyring = self._gateway.keyring
+        keyring = self._gateway.ledger.keyring
         key = keyring.identify(head.credential) if keyring is not None else None
         if isinstance(key, Refuse) and path not in _OPEN_PATHS:
             self._refuse_unread(key)
@@ -254,7 +254,7 @@ class ClientConnection:
             return
         grant: Grant | None = None
         if key is not None:
-            meter = gateway.meter(key)
+            meter = gateway.ledger.meter(key, gateway.now())
             reserved = meter.admit(limits.estimate(len(body), seen.document), gateway.now(), gateway.wall_clock())
             if not isinstance(reserved, Grant):
                 extra = b"".join(line + b"\r\n" for line in meter.headers(gateway.now()))

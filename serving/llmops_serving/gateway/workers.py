@@ -31,6 +31,11 @@ ANSWER_SECONDS = 5.0
 SILENCE_SECONDS = 3.0
 
 
+def sockets(directory: Path, count: int) -> list[Path]:
+    """Where the workers serve their internal pages."""
+    return [directory / f"worker-{number}.sock" for number in range(count)]
+
+
 @dataclass(slots=True)
 class _Worker:
     socket: Path
@@ -63,7 +68,7 @@ class Workers:
     def __init__(self, count: int, command: Sequence[str], directory: Path, identity: str) -> None:
         """Nothing is started yet; `directory` must be private to this process."""
         self._command = list(command)
-        self._workers = [_Worker(directory / f"worker-{number}.sock") for number in range(count)]
+        self._workers = [_Worker(path) for path in sockets(directory, count)]
         self._identity = identity
         self._stopping = False
 
@@ -132,11 +137,12 @@ class Workers:
 
     async def _load_stream(self, request: web.Request) -> web.StreamResponse:
         queue: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
-        tasks = [asyncio.create_task(self._follow(n, worker, queue)) for n, worker in enumerate(self._workers)]
+        path = str(request.rel_url)
+        tasks = [asyncio.create_task(self._follow(n, worker, path, queue)) for n, worker in enumerate(self._workers)]
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         try:
             await response.prepare(request)
-            await response.write(hello(self._identity))
+            await response.write(hello(self._identity, len(self._workers)))
             await _merge(queue, len(self._workers), response)
         except ConnectionResetError:
             pass  # the listener left
@@ -146,13 +152,13 @@ class Workers:
             await asyncio.gather(*tasks, return_exceptions=True)
         return response
 
-    async def _follow(self, number: int, worker: _Worker, queue: asyncio.Queue[tuple[int, bytes]]) -> None:
+    async def _follow(self, number: int, worker: _Worker, path: str, queue: asyncio.Queue[tuple[int, bytes]]) -> None:
         """Put a worker's lines into the queue, and an empty one when they end."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_SECONDS)
         try:
             async with (
                 _session(worker) as session,
-                session.get(f"http://worker{names.LOAD_STREAM}", timeout=timeout) as response,
+                session.get(f"http://worker{path}", timeout=timeout) as response,
             ):
                 await response.content.readline()
                 async for line in response.content:
@@ -177,7 +183,8 @@ async def _merge(queue: asyncio.Queue[tuple[int, bytes]], count: int, response: 
         if not line:
             return
         if line != HEARTBEAT:
-            await response.write(merged.line(number, orjson.loads(line)))
+            said = orjson.loads(line)
+            await response.write(merged.line(number, said) if "model" in said else line)
             continue
         complete.add(number)
         if len(complete) == count and number == 0:

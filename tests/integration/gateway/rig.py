@@ -95,7 +95,7 @@ async def rig(*models: Model, options: Options | None = None) -> AsyncIterator[R
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    keeping = loop.create_task(gateway.keep_time())
+    keeping = [loop.create_task(gateway.keep_time()), loop.create_task(gateway.keep_ledger())]
     port = server.sockets[0].getsockname()[1]
     internal = runner.addresses[0][1]
     async with httpx.AsyncClient(
@@ -106,7 +106,8 @@ async def rig(*models: Model, options: Options | None = None) -> AsyncIterator[R
         try:
             yield built
         finally:
-            keeping.cancel()
+            for task in keeping:
+                task.cancel()
             server.close()
             await http.aclose()
             await eventually(lambda: not gateway.connections, "all client connections are gone")

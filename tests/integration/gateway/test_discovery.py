@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,10 +12,16 @@ from pathlib import Path
 import pytest
 
 from hack.cluster.controlplane import ControlPlane
-from llmops_serving.gateway.discovery import ClusterDiscovery
+from llmops import names
+from llmops.shell import connection
+from llmops.shell.budgets import Budgets
+from llmops.shell.cluster import Cluster
+from llmops.shell.signals import Signals
+from llmops_serving.gateway.discovery import ClusterDiscovery, SumsDiscovery
+from llmops_serving.gateway.keys import Key, keyring
 from llmops_serving.gateway.kubernetes import from_kubeconfig
 from llmops_serving.gateway.table import Endpoint, Model, Table, Target
-from tests.integration.gateway.rig import eventually, run
+from tests.integration.gateway.rig import Rig, engines, eventually, model, rig, run
 
 ROOT = Path(__file__).parents[3]
 
@@ -153,3 +160,47 @@ def test_what_is_known_outlives_the_api_server_and_changes_are_seen_after_it(pla
             await eventually(lambda: tables.endpoints("default/support") == newer, "the change is seen", 60)
 
     run(scenario)
+
+
+def test_a_months_tokens_outlive_gateway_and_operator(plane: ControlPlane) -> None:
+    async def scenario() -> None:
+        secret = "sk-a"
+        digest = hashlib.sha256(secret.encode()).digest()
+        mine = Key("mine", digest, "a", frozenset({"*"}), monthly_tokens=30)
+        apply(plane, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": usage_config_map()})
+        cluster = Cluster(connection.from_kubeconfig(plane.kubeconfig))
+        access = from_kubeconfig(plane.kubeconfig)
+
+        async def spend(gateway: Rig) -> int:
+            headers = {"Authorization": f"Bearer {secret}"}
+            body = {"model": "support", "messages": []}
+            return (await gateway.http.post("/v1/chat/completions", json=body, headers=headers)).status_code
+
+        async with engines() as [engine]:
+            budgets = Budgets(cluster, "default")
+            heard: list[str] = []
+            signals = Signals(heard.append, on_usage=budgets.heard)
+            async with rig(model("support", engine)) as gateway:
+                gateway.gateway.admit_keys(keyring([mine]))
+                signals.update_gateways([f"http://127.0.0.1:{gateway.internal_port}{names.LOAD_STREAM}"])
+                await eventually(lambda: signals.load("default/support") is not None, "the operator listens")
+                assert [await spend(gateway) for _ in range(2)] == [200, 200], "fifteen tokens each"
+                await eventually(lambda: max(budgets.sums.values(), default=0) == 30, "the operator has heard")
+                await budgets.write()
+            await signals.close()
+            for again in (Budgets(cluster, "default"), Budgets(cluster, "default")):
+                await again.write()  # an operator that has heard nothing takes nothing away
+            async with rig(model("support", engine)) as gateway:
+                gateway.gateway.admit_keys(keyring([mine]))
+                recalling = asyncio.create_task(SumsDiscovery(access, gateway.gateway.ledger.recall, "default").run())
+                await eventually(lambda: gateway.gateway.ledger.sums == {"mine": 30}, "the gateway has read it")
+                assert await spend(gateway) == 429
+                recalling.cancel()
+        await access.close()
+        await cluster.close()
+
+    run(scenario)
+
+
+def usage_config_map() -> dict[str, object]:
+    return {"name": names.USAGE_CONFIG_MAP, "namespace": "default"}

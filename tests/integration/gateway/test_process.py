@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,27 @@ class Started:
 
 
 @contextlib.asynccontextmanager
-async def started(tmp_path: Path, engine: Engine, workers: int) -> AsyncIterator[Started]:
-    port, internal = free_port(), free_port()
-    routes = tmp_path / "routes.yaml"
-    routes.write_text(json.dumps({"models": [{"name": "support", "endpoints": [engine.address]}]}))
+async def started(
+    tmp_path: Path,
+    engine: Engine,
+    workers: int,
+    *flags: str,
+    keys: Sequence[dict[str, object]] = (),
+    internal: int = 0,
+) -> AsyncIterator[Started]:
+    port, internal = free_port(), internal or free_port()
+    routes = tmp_path / f"routes-{port}.yaml"
+    document = {"models": [{"name": "support", "endpoints": [engine.address]}], "keys": list(keys)}
+    routes.write_text(json.dumps(document))
     command = ["-m", "llmops_serving.gateway", "--routes", str(routes), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--metrics-port", str(internal), "--workers", str(workers)]
+    command += [
+        "--metrics-port",
+        str(internal),
+        "--workers",
+        str(workers),
+        *(["--require-keys"] if keys else []),
+        *flags,
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "POD_NAME": "gateway-0"}
     process = await asyncio.create_subprocess_exec(sys.executable, *command, env=environment)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False) as http:
