@@ -38,7 +38,7 @@ def kwok(plane: ControlPlane, folder: Path) -> Iterator[None]:
     ]
     plane.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     command = [str(tools.program("kwok", "kwok")), f"--kubeconfig={plane.kubeconfig}", "--manage-all-nodes=true"]
-    command += [f"--config={stage}" for stage in stages()]
+    command += ["--node-lease-duration-seconds=40", *(f"--config={stage}" for stage in stages())]
     with (folder / "kwok.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             plane.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=120s")

@@ -23,11 +23,10 @@ app.kubernetes.io/component: {{ .component }}
 {{- if .image.digest }}{{ printf "%s@%s" $name .image.digest }}{{ else }}{{ printf "%s:%s" $name (.image.tag | default .root.Chart.AppVersion) }}{{ end -}}
 {{- end }}
 
-{{- /* A profile's image: a plain string; without tag, ours of this version; under the global registry. */ -}}
+{{- /* A profile's image: a plain string, under the global registry if it names none. */ -}}
 {{- define "llmops.profileImage" -}}
 {{- $registry := .root.Values.global.imageRegistry -}}
 {{- $name := .image -}}
-{{- if not (regexMatch "(:[^/]+$)|@" $name) }}{{ $name = printf "%s:%s" $name .root.Chart.AppVersion }}{{ end -}}
 {{- $first := first (splitList "/" $name) -}}
 {{- $hosted := and (contains "/" $name) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
 {{- if and $registry (not $hosted) }}{{ printf "%s/%s" (trimSuffix "/" $registry) $name }}{{ else }}{{ $name }}{{ end -}}
