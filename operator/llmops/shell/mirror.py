@@ -7,6 +7,7 @@ on). It is never empty by accident: `ready` is set only after every kind was lis
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ RETRY_SECONDS = (0.5, 15.0)
 UNSERVED_SECONDS = 30.0
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Key:
     """The name of one object of ours."""
 
@@ -60,7 +61,8 @@ def owners(manifest: Json) -> Iterator[Key]:
 class Mirror:
     """Children of every object of ours, by owner.
 
-    Objects are kept as JSON without managed fields: a tenth of the memory of dictionaries, and most are read rarely.
+    Objects are kept as compressed JSON without managed fields: a thirtieth of the memory of dictionaries, and most are
+    read rarely.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Mirror:
         self._optional = tuple(optional)
         self._served: set[Resource] = set()
         self._namespaces: tuple[str | None, ...] = namespaces or (None,)
-        self._objects: dict[tuple[str, str, str], tuple[bytes, frozenset[Key]]] = {}
+        self._objects: dict[tuple[str, str, str], tuple[bytes, tuple[Key, ...]]] = {}
         self._by_owner: dict[Key, set[tuple[str, str, str]]] = defaultdict(set)
         every = (*self._resources, *self._optional)
         self._missing = {(resource, namespace) for resource in every for namespace in self._namespaces}
@@ -90,7 +92,7 @@ class Mirror:
 
     def children(self, owner: Key) -> list[Json]:
         """Copies of everything `owner` has, in a stable order."""
-        return [orjson.loads(self._objects[name][0]) for name in sorted(self._by_owner.get(owner, ()))]
+        return [_unpacked(self._objects[name][0]) for name in sorted(self._by_owner.get(owner, ()))]
 
     def serves(self, resource: Resource) -> bool:
         """Whether the cluster has an optional kind; a kind that is installed later is noticed within a minute."""
@@ -182,22 +184,23 @@ class Mirror:
         name = self._name(manifest)
         manifest["metadata"].pop("managedFields", None)
         before = self._objects.get(name)
-        packed, keys = orjson.dumps(manifest), frozenset(owners(manifest))
+        packed, keys = _packed(manifest), tuple(dict.fromkeys(owners(manifest)))
         if before and before[0] == packed:
             return
-        if before and _older(manifest, orjson.loads(before[0])):
+        if before and _older(manifest, _unpacked(before[0])):
             return
         self._objects[name] = (packed, keys)
         for key in keys:
             self._by_owner[key].add(name)
-        for key in (before[1] - keys) if before else ():
+        lost = set(before[1]).difference(keys) if before else ()
+        for key in lost:
             self._forget(key, name)
         if notify:
-            for key in keys | (before[1] if before else frozenset()):
+            for key in (*keys, *lost):
                 self._on_change(key)
 
     def _drop(self, name: tuple[str, str, str]) -> None:
-        _, keys = self._objects.pop(name, (b"", frozenset[Key]()))
+        _, keys = self._objects.pop(name, (b"", ()))
         for key in keys:
             self._forget(key, name)
         for key in keys:  # afterwards: whoever is told looks at once, and must not find it under another key
@@ -211,6 +214,15 @@ class Mirror:
     @staticmethod
     def _name(manifest: Json) -> tuple[str, str, str]:
         return manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]
+
+
+def _packed(manifest: Json) -> bytes:
+    return zlib.compress(orjson.dumps(manifest), level=1)
+
+
+def _unpacked(packed: bytes) -> Json:
+    manifest: Json = orjson.loads(zlib.decompress(packed))
+    return manifest
 
 
 def _older(new: Json, old: Json) -> bool:
