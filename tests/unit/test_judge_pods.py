@@ -82,6 +82,7 @@ CASES: list[tuple[str, Json, str | None, str]] = [
     ("wrong value", exited("ValueError: Cannot find quantization foo"), "EngineArgsInvalid", "quantization foo"),
     ("anything else", exited("Traceback\nRuntimeError: boom: x\nbye"), "CrashLooping", "RuntimeError: boom"),
     ("no words at all", exited("", 7), "CrashLooping", "exit code 7"),
+    ("stopped by its probe", exited("", 137), "CrashLooping", "health check did not succeed in time"),
     ("a secret in its words", exited("RuntimeError: bad token hf_abcdefghijklmnop"), "CrashLooping", "***"),
 ]
 

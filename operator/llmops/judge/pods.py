@@ -35,6 +35,8 @@ _ARGUMENTS = re.compile(
     r"|ValidationError|ValueError|NotImplementedError|KeyError: '.*(?:dtype|quantization)|is not supported",
 )
 _ERROR_LINE = re.compile(r"\w*(?:Error|Exception)\b.*:|^(?:.*: )?error: ")
+# By SIGTERM or SIGKILL: not by itself. The kernel's own kill for want of memory has a reason of its own.
+_STOPPED = (143, 137)
 _PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 
 
@@ -162,6 +164,11 @@ def crash(ended: Json, *, restarts: int) -> Trouble:
     if ended.get("exitCode") == 2 or _ARGUMENTS.search(line):
         return Trouble(Reason.ENGINE_ARGS_INVALID, f"The engine refused its settings: {line} Check spec.engine.")
     said = f"last error: {line}" if line else f"exit code {ended.get('exitCode')}"
+    if ended.get("exitCode") in _STOPPED:
+        return Trouble(
+            Reason.CRASH_LOOPING,
+            f"The engine was stopped because its health check did not succeed in time ({restarts} restarts); {said}",
+        )
     return Trouble(Reason.CRASH_LOOPING, f"The engine keeps exiting ({restarts} restarts); {said}")
 
 
