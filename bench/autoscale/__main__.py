@@ -2,7 +2,8 @@
 
 Legs: the Azure LLM inference trace 2023 (Microsoft, AzurePublicDataset, CC BY 4.0; Patel et al., "Splitwise", ISCA
 2024) against a clairvoyant scaler at the same p95 wait; traffic that varies by 30 % for ten minutes; a step in load
-from the gateway's line on a real stream to the decision.
+from the gateway's line on a real stream to the decision; and, as root, steps, wakes and a thousand held requests with
+a real API server, controllers, operator and gateway (`live`), beside a bare script that patches scale.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
+import shutil
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +32,7 @@ from llmops.shell.signals import Signals
 
 TRACE = Path(__file__).parents[2] / "tests" / "data" / "azure-llm-2023-conv.csv"
 MODEL = "bench/model"
+LEGS = ("trace", "noise", "line", "live")
 Json = dict[str, Any]
 
 
@@ -35,15 +41,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.autoscale", description=__doc__)
     parser.add_argument("--json", type=Path, help="also write every figure there")
     parser.add_argument("--quick", action="store_true", help="one configuration of the trace instead of eight")
-    parser.add_argument("--steps", type=int, default=200, help="number of steps in load")
+    parser.add_argument("--steps", type=int, default=200, help="number of steps in load, from line to decision")
+    parser.add_argument("--rounds", type=int, default=100, help="number of steps on the real API server")
+    parser.add_argument("--wakes", type=int, default=30, help="number of wakes from zero")
+    parser.add_argument("--only", choices=LEGS, help="one leg")
     options = parser.parse_args()
-    results = {
-        "trace": list(traces(quick=options.quick)),
-        "noise": list(noise()),
-        "step": asyncio.run(steps(options.steps)),
+    legs: dict[str, Callable[[], Any]] = {
+        "trace": lambda: list(traces(quick=options.quick)),
+        "noise": lambda: list(noise()),
+        "line": lambda: asyncio.run(steps(options.steps)),
+        "live": lambda: live(options.rounds, options.wakes),
     }
+    results = {name: legs[name]() for name in LEGS if options.only in (None, name)}
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
+
+
+def live(rounds: int, wakes: int) -> Json | None:
+    """Steps and wakes on a real API server, in a network namespace of its own."""
+    if os.geteuid() or not shutil.which("unshare"):
+        print("\nleft out: the legs on a real API server need root and unshare(1)")
+        return None
+    command = ["unshare", "--net", sys.executable, "-m", "bench.autoscale.live", str(rounds), str(wakes)]
+    found: Json = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    print(f"\nreal API server, milliseconds, load average {os.getloadavg()[0]:.1f}         p50      p99      max")
+    for title, leg in (("step in load to new size", "step"), ("answer from zero, less the engine's start", "wake")):
+        for who in ("ours", "bare script"):
+            figures = found[leg][who]
+            print(f"{title:42} {who:11} {figures['p50']:8.1f} {figures['p99']:8.1f} {figures['max']:8.1f}")
+    held = found["held"]
+    print(
+        f"{held['asked']} held requests: {held['answered']} answered, the farthest {held['farthest from its place']} "
+        f"from its place (16 at once), all after {held['seconds']} s"
+    )
+    print(f"operator restarted under load: sizes seen {found['restart']['sizes seen']}")
+    return found
 
 
 def traces(*, quick: bool) -> Iterator[Json]:
