@@ -223,12 +223,20 @@ def test_two_gateways_place_a_cold_prompt_alike() -> None:
         assert one.address == two.address
 
 
-def test_an_overloaded_pod_loses_its_prompts() -> None:
-    pods = [pod("a", 10), pod("b", 1)]
+@pytest.mark.parametrize(
+    ("warm", "cold", "stays"),
+    [
+        pytest.param(40, 1, False, id="far more than its share"),
+        pytest.param(120, 40, False, id="half as much again as the mean of many"),
+        pytest.param(60, 40, True, id="within a quarter of it"),
+        pytest.param(3, 0, True, id="by chance"),
+    ],
+)
+def test_a_warm_cache_is_left_for_load(warm: int, cold: int, stays: bool) -> None:  # noqa: FBT001 - a column
+    pods = [pod("a", warm), pod("b", cold)]
     prefix = affinity.blocks(TEXT)
     pods[0].prefixes.remember(prefix)
-    chosen = affinity.choice(pods, prefix, TEXT[:256], 0.0)
-    assert chosen is pods[1]
+    assert (affinity.choice(pods, prefix, TEXT[:256], 0.0) is pods[0]) is stays
 
 
 def test_the_longest_match_wins_and_the_less_loaded_of_equals() -> None:

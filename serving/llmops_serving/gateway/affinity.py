@@ -9,6 +9,7 @@ Hashing with Bounded Loads" (Mirrokni, Thorup, Zadimoghaddam, 2016).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -22,6 +23,9 @@ MAX_BLOCKS: Final = 1024  # 256 KB of prompt: more tells nothing new about where
 BYTES_PER_TOKEN: Final = 4
 UNKNOWN_CACHE_BLOCKS: Final = 4096  # about 260,000 tokens
 LOAD_BOUND: Final = 1.25
+# Few requests are spread unevenly by chance alone. Leaving a warm cache for that costs more than it evens out, and
+# makes gateway replicas, each of which sees its own share only, disagree about where a prompt lives.
+CHANCE_SIGMAS: Final = 2.0
 _WORD: Final = (1 << 64) - 1
 
 
@@ -114,7 +118,7 @@ def choice(pods: Sequence[PodT], prefix: Sequence[int], first_block: bytes, now:
     total = 1
     for pod in healthy:
         total += pod.in_flight
-    bound = -(-LOAD_BOUND * total // len(healthy))
+    bound = load_bound(total / len(healthy))
     best: PodT | None = None
     best_matched = 0
     for pod in healthy:
@@ -128,6 +132,14 @@ def choice(pods: Sequence[PodT], prefix: Sequence[int], first_block: bytes, now:
     start = stable_hash(first_block)
     within = [pod for pod in healthy if pod.in_flight < bound]
     return max(within, key=lambda pod: _mixed(start ^ pod.seed), default=None)
+
+
+def load_bound(mean: float) -> float:
+    """With fewer requests in flight than this, a pod may get one more for the sake of its cache.
+
+    A quarter above the mean (which has the new request in it), and what Poisson arrivals add by chance.
+    """
+    return LOAD_BOUND * mean + CHANCE_SIGMAS * math.sqrt(mean)
 
 
 def _mixed(value: int) -> int:
