@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
 from llmops.judge.scaling import Limits
-from llmops.judge.simulation import Fleet, Request, autoscaler, planned, simulate
+from llmops.judge.simulation import Fleet, Request, autoscaler, clairvoyant, planned, simulate
 
 
 def poisson(rates: list[float], service_seconds: float, seed: int) -> list[Request]:
@@ -65,3 +66,20 @@ def test_paid_time_counts_loading_and_draining() -> None:
     drained = simulate(trace, planned([1, 0], 1.0), Fleet(slots=1, load_seconds=5, first=1))
     assert (kept.replica_seconds, cold.replica_seconds, drained.replica_seconds) == (11.0, 16.0, 10.0)
     assert cold.waits == (5.0,)
+
+
+def test_a_clairvoyant_under_the_same_rules_keeps_what_it_had_and_grows_in_steps() -> None:
+    trace = [Request(at + number / 100, 5.0) for at in (30.0, 150.0) for number in range(20)]
+    limits = Limits(minimum=1, maximum=20, concurrency=4, stabilization=timedelta(seconds=60))
+    fleet = Fleet(slots=4, load_seconds=10, first=1)
+    free, bound = (
+        clairvoyant(trace, limits, fleet, wait_seconds=6.0, obeying=obeying, windows_seconds=(1,))
+        for obeying in (False, True)
+    )
+    assert free.replica_seconds < bound.replica_seconds
+    assert max(free.wait(0.95), bound.wait(0.95)) <= 6.0
+    sizes = [size for _, size in bound.changes]
+    assert all(after <= max(2 * before, before + 4) for before, after in pairwise(sizes))
+    lowered = [at for (_, before), (at, after) in pairwise(bound.changes) if after < before]
+    assert lowered
+    assert all(at >= 90 for at in lowered), "a minute after the first burst at the earliest"

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 from llmops.judge.load import Load, Meter
-from llmops.judge.scaling import Limits, Memory, Scale, decide
+from llmops.judge.scaling import UP_FACTOR, UP_PERIOD, UP_STEP, Limits, Memory, Scale, decide
 
 PREFILL_TOKENS_PER_SECOND = 4000.0
 DECODE_TOKENS_PER_SECOND = 33.0
@@ -228,6 +228,7 @@ def clairvoyant(
     fleet: Fleet,
     *,
     wait_seconds: float,
+    obeying: bool = False,
     tick_seconds: float = 1.0,
     windows_seconds: Sequence[float] = (1, 10, 30, 60, 180, 600),
 ) -> Outcome:
@@ -235,8 +236,10 @@ def clairvoyant(
 
     Candidates: the concurrency that unlimited replicas would have, averaged over a window and divided by a degree of
     use; every replica is started `load_seconds` before it is needed, and kept over a gap that is shorter than loading
-    another one. All combinations of windows and degrees are replayed in the same world. It obeys the same minimum,
-    maximum and first size as the autoscaler, but no stabilization and no limit on growth.
+    another one. All combinations of windows and degrees are replayed in the same world. It has the same minimum,
+    maximum and first size as the autoscaler. `obeying`, it also keeps what the user asked of the autoscaler: growth by
+    doubling or 4 per 15 s, and no replica removed before the plan has called for fewer for the stabilization time.
+    What it then is cheaper by is the price of not knowing; the rest is the price of these rules.
     """
     offered = _offered(trace, tick_seconds)
     best: Outcome | None = None
@@ -244,6 +247,8 @@ def clairvoyant(
         smooth = _smooth(offered, int(window_seconds / tick_seconds))
         for percent in range(60, 136, 5):
             plan = _plan(smooth, limits, fleet, percent / 100, tick_seconds)
+            if obeying:
+                plan = _obeying(plan, limits, fleet, tick_seconds)
             if best is not None and sum(plan) * tick_seconds > best.replica_seconds * 1.02:
                 continue  # dearer before it starts
             outcome = simulate(trace, planned(plan, tick_seconds), fleet, tick_seconds=tick_seconds)
@@ -294,3 +299,15 @@ def _plan(levels: Sequence[float], limits: Limits, fleet: Fleet, use: float, tic
                     plan[each] = max(plan[each], size)
                 free_from = tick + 1
     return plan
+
+
+def _obeying(plan: Sequence[int], limits: Limits, fleet: Fleet, tick_seconds: float) -> list[int]:
+    """The plan as the rules let it be followed: sizes kept over the stabilization time, growth by steps."""
+    kept_for = int(limits.stabilization.total_seconds() / tick_seconds)
+    period = int(UP_PERIOD.total_seconds() / tick_seconds)
+    sizes = [fleet.first] * period
+    for tick in range(len(plan)):
+        wanted = max(plan[max(0, tick - kept_for) : tick + 1])
+        base = min(sizes[-period:])
+        sizes.append(min(wanted, max(base * UP_FACTOR, base + UP_STEP, limits.minimum)))
+    return sizes[period:]
