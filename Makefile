@@ -38,7 +38,7 @@ generate: venv ## Print CRDs, chart schema, chart README and install manifest ag
 	$(BIN)/python -m llmops.api.crd --write crds
 	$(BIN)/python -m hack.chart --write
 
-bench-%: venv ## bench-gateway, -autoscale, -reconcile, -backup, -drift: one dimension, its peers in the same run, JSON
+bench-%: venv ## bench-gateway, -affinity, -autoscale, -reconcile, -backup, -drift: one dimension, its peers in the same run, JSON
 	@PYTHONPATH=operator:serving:. $(BIN)/python -m bench.$*
 
 venv: $(VENV)/.complete ## The environment for development, from hashes
