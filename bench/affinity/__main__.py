@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops_serving.gateway import affinity, route
-from llmops_serving.gateway.affinity import BYTES_PER_TOKEN, Prefixes
+from llmops_serving.gateway.affinity import BYTES_PER_TOKEN, Caching
 
 ENGINES = 4
 CACHE_SHARE = 0.7
@@ -37,17 +37,6 @@ class Request:
     prompt: bytes
     answer: bytes
     alive: int  # bytes of all conversations or prompts that are in use at this moment
-
-
-@dataclass(eq=False)
-class Pod:
-    """An engine's queue and cache, and what one gateway knows of it."""
-
-    address: str
-    seed: int
-    prefixes: Prefixes
-    in_flight: int = 0
-    ejected_until: float = 0.0
 
 
 @dataclass
@@ -78,7 +67,7 @@ class Engine:
             del self.blocks[next(iter(self.blocks))]
 
 
-Router = Callable[[list[Pod], list[Engine], Request, list[int], float], int]
+Router = Callable[[list[Caching], list[Engine], Request, list[int], float], int]
 
 
 def chats(dice: random.Random, seconds: float) -> Iterator[Request]:
@@ -125,7 +114,7 @@ def strangers(dice: random.Random, seconds: float) -> Iterator[Request]:
         yield Request(at, prompt, dice.randbytes(dice.randint(100, 600)).hex().encode(), 10**6)
 
 
-def by_affinity(pods: list[Pod], _engines: list[Engine], request: Request, blocks: list[int], turn: float) -> int:
+def by_affinity(pods: list[Caching], _engines: list[Engine], request: Request, blocks: list[int], turn: float) -> int:
     """What the gateway does."""
     pod = affinity.choice(pods, blocks, request.prompt[: affinity.BLOCK_BYTES], 0.0) if blocks else None
     pod = pod or route.least_loaded(pods, 0.0, (), int(turn))
@@ -134,14 +123,14 @@ def by_affinity(pods: list[Pod], _engines: list[Engine], request: Request, block
     return pods.index(pod)
 
 
-def by_load(pods: list[Pod], _engines: list[Engine], _request: Request, _blocks: list[int], turn: float) -> int:
+def by_load(pods: list[Caching], _engines: list[Engine], _request: Request, _blocks: list[int], turn: float) -> int:
     """The fewest in flight."""
     pod = route.least_loaded(pods, 0.0, (), int(turn))
     assert pod is not None
     return pods.index(pod)
 
 
-def by_oracle(pods: list[Pod], engines: list[Engine], request: Request, _blocks: list[int], turn: float) -> int:
+def by_oracle(pods: list[Caching], engines: list[Engine], request: Request, _blocks: list[int], turn: float) -> int:
     """The most that is really cached, within the same bound on load; the fewest in flight among equals."""
     bound = affinity.load_bound((sum(pod.in_flight for pod in pods) + 1) / len(pods))
     within = [index for index, pod in enumerate(pods) if pod.in_flight < bound]
@@ -164,10 +153,9 @@ def replay(trace: Sequence[Request], router: Router, gateways: int, capacity: in
     dice = random.Random(7)
     engines = [Engine(capacity) for _ in range(ENGINES)]
     remembered = max(1, capacity * ENGINE_BLOCK // affinity.BLOCK_BYTES)
-    views = [
-        [Pod(str(n), affinity.stable_hash(b"%d" % n), Prefixes(remembered)) for n in range(ENGINES)]
-        for _ in range(gateways)
-    ]
+    views = [[Caching(f"engine-{n}") for n in range(ENGINES)] for _ in range(gateways)]
+    for pod in (pod for view in views for pod in view):
+        pod.prefixes.capacity = remembered
     endings: list[tuple[float, int, int, int, list[int]]] = []
     hit = asked = 0
     latencies: list[float] = []
