@@ -232,9 +232,9 @@ def test_an_adapter_that_is_not_trained_yet_is_told_and_the_model_is_served(
     plane.kubectl("get", "deployment/support-engine", "-n", namespace)
 
 
-def trained(plane: ProxiedPlane, namespace: str) -> None:
+def trained(plane: ProxiedPlane, namespace: str, **spec: Any) -> None:
     """A FineTuneJob that has come to its end."""
-    apply(plane, namespace, baseModel={"source": "oci://models/tiny:1"}, suspend=True)
+    apply(plane, namespace, baseModel={"source": "oci://models/tiny:1"}, suspend=True, **spec)
     wait_for(plane, namespace, "Running", "Suspended")  # then nobody else writes its status
     complete = {"type": "Complete", "status": "True", "reason": "Completed", "message": "", "observedGeneration": 1}
     complete["lastTransitionTime"] = "2026-11-21T10:00:00Z"
@@ -309,3 +309,28 @@ def test_a_pod_is_announced_for_an_adapter_only_while_its_engine_has_proven_it(
     eventually(lambda: told(plane, namespace) == ("AdapterNoEffect", failed), "the condition")
     assert announced() == ""
     assert get(plane, namespace, "deployment/support-engine")["metadata"]["generation"] == 1
+
+
+def test_a_model_of_our_own_making_is_copied_when_it_is_complete(plane: ProxiedPlane, namespace: str) -> None:
+    wanted = {"model": {"source": "finetune://tickets"}, "replicas": 1}
+    meta = {"name": "support", "namespace": namespace}
+    manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": meta, "spec": wanted}
+    plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
+
+    def weights() -> str:
+        conditions = get(plane, namespace, "llmd/support").get("status", {}).get("conditions", [])
+        return next((entry["reason"] for entry in conditions if entry["type"] == "WeightsReady"), "")
+
+    eventually(lambda: weights() == "ModelNotFound", "the word of the missing job")
+    trained(plane, namespace, method="Full")
+    labels = ["-l", "app.kubernetes.io/component=weights"]
+    job = eventually(lambda: get(plane, namespace, "jobs", *labels)["items"], "the Job that copies")[0]
+    assert f"--promised={DIGEST}" in job["spec"]["template"]["spec"]["containers"][0]["args"]
+    finish(plane, namespace, "weights", outcome="Complete", revision=DIGEST, digest="sha256:7d", bytes=7)
+    eventually(lambda: weights() == "Verified", "the copy")
+    plane.kubectl("delete", "ftj/tickets", "-n", namespace)
+    name = f"deployment/{get(plane, namespace, 'llmd/support')['metadata']['name']}-engine"
+    plane.kubectl("patch", "llmd/support", "-n", namespace, "--type=merge", "-p", '{"spec":{"replicas":2}}')
+    eventually(lambda: get(plane, namespace, name)["spec"]["replicas"] == 2, "another look")
+    assert weights() == "Verified"
+    assert get(plane, namespace, "jobs", *labels)["items"][0]["metadata"]["uid"] == job["metadata"]["uid"]

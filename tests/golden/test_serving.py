@@ -12,6 +12,7 @@ import yaml
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.config import Config
 from llmops.desired import serving
+from llmops.desired.weights import Made
 
 HERE = Path(__file__).parent / "serving"
 Json = dict[str, Any]
@@ -55,6 +56,11 @@ CASES: list[tuple[str, Json, Json]] = [
             "replicas": 3,
         },
         {"replicas": 3},
+    ),
+    (
+        "a-model-that-was-fine-tuned",
+        {"model": {"source": "finetune://tickets-full"}, "replicas": 1},
+        {"made": Made("tickets-full-finetune", "artifact/1f0c", "sha256:1f0c"), "weights_ready": False},
     ),
     ("full-cluster-rollout", {"model": {"source": "hf://org/model"}, "replicas": 1}, {"surge": False}),
     (

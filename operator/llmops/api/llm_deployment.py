@@ -42,7 +42,7 @@ __all__ = [
     "WeightsStatus",
 ]
 
-MODEL_SCHEMES = ("hf", "s3", "gs", "az", "https", "http", "pvc", "oci", "backup")
+MODEL_SCHEMES = ("hf", "s3", "gs", "az", "https", "http", "pvc", "oci", "backup", "finetune")
 ADAPTER_SCHEMES = ("finetune",)
 _NAME = re.compile("[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _WITH_SECRETS = [scheme for scheme in MODEL_SCHEMES if SCHEMES[scheme].takes_secret]

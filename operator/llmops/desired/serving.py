@@ -19,6 +19,7 @@ def objects(
     replicas: int,
     weights_ready: bool,
     surge: bool,
+    made: weights.Made | None = None,
 ) -> list[Json]:
     """All children, in the order they are needed.
 
@@ -29,11 +30,12 @@ def objects(
         weights_ready: Whether the files are verified; engines are not started before, so that none waits on an empty
             disk and takes an accelerator meanwhile.
         surge: Whether a rollout may start a new pod before it stops an old one; false on a full cluster.
+        made: Of a finetune:// source, what its job has finished.
 
     Raises:
         NeedsUser: the spec asks for what this cluster does not have.
     """
-    wanted = weights.objects(llm, config)
+    wanted = weights.objects(llm, config, made)
     # Invalid wishes are told before gigabytes are fetched for them.
     pod = engine.template(llm, config, metadata.labels(llm, engine.COMPONENT))
     wanted += [*adapters.objects(llm), _service(llm), _network_policy(llm, config), _disruption_budget(llm)]

@@ -27,6 +27,15 @@ class Mount:
     model_path: str
 
 
+@dataclass(frozen=True)
+class Made:
+    """A whole model that a FineTuneJob has finished: the claim it lies on, its directory there and its digest."""
+
+    claim: str
+    path: str
+    digest: str
+
+
 def claim_name(llm: LLMDeployment) -> str:
     """The volume claim of this model at this revision; another model is another claim.
 
@@ -79,13 +88,22 @@ def mount(llm: LLMDeployment) -> Mount:
     return Mount(volume, {"name": "weights", "mountPath": names.WEIGHTS_MOUNT, "readOnly": True}, where)
 
 
-def objects(llm: LLMDeployment, config: Config) -> list[Json]:
-    """The claim and the Job; for a source that Kubernetes itself mounts, less."""
+def objects(llm: LLMDeployment, config: Config, made: Made | None = None) -> list[Json]:
+    """The claim and the Job; for a source that Kubernetes itself mounts, less, and for one that is not made yet, too.
+
+    Args:
+        llm: The object as the user wrote it.
+        config: The operator's configuration.
+        made: Of a finetune:// source, what its job has finished.
+    """
     match sources.parse(llm.spec.model.source):
         case sources.Image():
             return []  # the kubelet pulls and verifies the image by its digest
         case sources.Claim(claim=claim):
             return [_job(llm, config, claim=claim, read_only=True)]
+        case sources.FineTune():
+            copying = [_copying(llm, config, made)] if made else []
+            return [_claim(llm), *copying]
         case _:
             return [_claim(llm), _job(llm, config, claim=claim_name(llm), read_only=False)]
 
@@ -139,6 +157,18 @@ def _job(llm: LLMDeployment, config: Config, *, claim: str, read_only: bool) -> 
             "template": {"metadata": {"labels": dict(meta["labels"])}, **template},
         },
     }
+
+
+def _copying(llm: LLMDeployment, config: Config, made: Made) -> Json:
+    """The Job that copies a finished model, so that what is served outlives the job that made it."""
+    job = _job(llm, config, claim=claim_name(llm), read_only=False)
+    pod = job["spec"]["template"]["spec"]
+    volume = {"name": "artifact", "persistentVolumeClaim": {"claimName": made.claim, "readOnly": True}}
+    pod["volumes"].append(volume)
+    container = pod["containers"][0]
+    container["volumeMounts"].append({"name": "artifact", "mountPath": "/artifact", "readOnly": True})
+    container["args"] += [f"--origin=/artifact/{made.path}", f"--promised={made.digest}"]
+    return job
 
 
 def _template(llm: LLMDeployment, config: Config, *, claim: str, read_only: bool) -> Json:

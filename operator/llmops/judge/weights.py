@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from llmops.api.conditions import Reason
+from llmops.api.conditions import ConditionType, Reason
+from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import ModelStatus
+from llmops.api.problem import NeedsUser
 from llmops.judge import pods
 from llmops.judge.redaction import redacted
 from llmops.judge.verdict import Verdict, shortened
@@ -38,6 +40,36 @@ class Weights:
     def ready(self) -> bool:
         """Whether engines may be started on them."""
         return self.verdict.status == "True"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A whole model that a FineTuneJob has finished: its directory on the job's volume, and its digest."""
+
+    path: str
+    digest: str
+
+
+def artifact(name: str, job: FineTuneJob | None) -> Artifact | Verdict:
+    """What the FineTuneJob of a finetune:// source has finished, or why there is nothing to copy yet.
+
+    Raises:
+        NeedsUser: it makes an adapter and no model.
+    """
+    if job is None:
+        return Verdict("False", Reason.MODEL_NOT_FOUND, f"FineTuneJob {name} does not exist in this namespace.")
+    if job.spec.method != "Full":
+        raise NeedsUser(
+            Reason.INVALID_SPEC,
+            f"spec.model.source: FineTuneJob {name} of method {job.spec.method} makes an adapter and no model. Serve "
+            "its base model and name it in spec.adapters, or use method Full.",
+        )
+    complete = next((entry for entry in job.status.conditions if entry.type == ConditionType.COMPLETE), None)
+    made = job.status.artifact
+    if complete is None or complete.status != "True" or not made.uri or not made.digest:
+        why = f": {complete.message}" if complete else "."
+        return Verdict("False", Reason.RESOLVING, shortened(f"FineTuneJob {name} is not complete{why}", 512))
+    return Artifact(made.uri.partition("://")[2].partition("/")[2], made.digest)
 
 
 def mounted_image() -> Weights:

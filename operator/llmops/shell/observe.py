@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from llmops import names
 from llmops.api import source as sources
 from llmops.api.conditions import Reason
+from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment, ModelStatus
-from llmops.desired import engine, serving, weights
+from llmops.desired import engine, serving, training, weights
+from llmops.desired.weights import Made
 from llmops.judge import pods
 from llmops.judge import weights as weights_verdict
 from llmops.judge.status import Serving
+from llmops.judge.verdict import Verdict
 from llmops.shell import adapters, capacity
 from llmops.shell.mirror import Key
+from llmops.shell.resources import FINE_TUNE_JOB
 from llmops.shell.world import World
 
 Json = dict[str, Any]
@@ -32,6 +36,13 @@ class Seen:
     weights: weights_verdict.Weights
     outdated: bool
     adapters: adapters.Given
+    copied: bool
+    made: Made | None
+
+    @property
+    def kept(self) -> tuple[Json, ...]:
+        """The Job that has copied a model whose FineTuneJob is gone by now: it still says that the files are whole."""
+        return (self.job,) if self.job and self.made is None and self.copied else ()
 
 
 async def children(llm: LLMDeployment, key: Key, world: World, now: datetime) -> Seen:
@@ -44,14 +55,28 @@ async def children(llm: LLMDeployment, key: Key, world: World, now: datetime) ->
     engines = tuple(pod for pod in _pods(found) if _component(pod) == engine.COMPONENT)
     workload = named.get(("Deployment", serving.name(llm))) or named.get(("LeaderWorkerSet", serving.name(llm)))
     outdated = weights_verdict.outdated(job, claim, now)
+    source = sources.parse(llm.spec.model.source)
+    made = await _made(source, llm, world) if isinstance(source, sources.FineTune) else None
+    found_out = await _weights(llm, None if outdated else job, [] if outdated else job_pods, world)
     return Seen(
         children=found,
         serving=Serving(workload, engines, await _free(llm, engines, world)),
         job=job,
-        weights=await _weights(llm, None if outdated else job, [] if outdated else job_pods, world),
+        weights=replace(found_out, verdict=made) if isinstance(made, Verdict) and job is None else found_out,
         outdated=outdated,
         adapters=await adapters.given(llm, found, world),
+        copied=isinstance(source, sources.FineTune),
+        made=made if isinstance(made, Made) else None,
     )
+
+
+async def _made(source: sources.FineTune, llm: LLMDeployment, world: World) -> Made | Verdict:
+    """The model that a FineTuneJob has finished, or why there is nothing to copy yet."""
+    live = await world.cluster.get(FINE_TUNE_JOB, llm.metadata.namespace, source.job)
+    found = weights_verdict.artifact(source.job, FineTuneJob.from_manifest(live) if live else None)
+    if isinstance(found, Verdict):
+        return found
+    return Made(training.claim_name(source.job), found.path, found.digest)
 
 
 async def _weights(

@@ -60,7 +60,9 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
             replicas=decision.replicas,
             weights_ready=seen.weights.ready,
             surge=status.may_surge(seen.serving, now),
+            made=seen.made,
         )
+        wanted += seen.kept
         wanted += watch.objects
         wanted += seen.adapters.loading
         wanted += kept.objects

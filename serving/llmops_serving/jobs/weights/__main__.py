@@ -24,6 +24,7 @@ from llmops_serving.jobs.weights import mounted
 from llmops_serving.jobs.weights.directory import ModelDirectory
 from llmops_serving.jobs.weights.download import Order, download
 from llmops_serving.jobs.weights.marker import Marker
+from llmops_serving.jobs.weights.sources.finetuned import FineTunedSource
 from llmops_serving.jobs.weights.sources.guarded import Guarded
 from llmops_serving.jobs.weights.sources.source import Source
 
@@ -35,9 +36,11 @@ log = structlog.get_logger()
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llmops_serving.jobs.weights", description=__doc__)
     say = parser.add_argument
-    say("--source", required=True, help="hf:// s3:// gs:// az:// http(s):// pvc:// oci://")
+    say("--source", required=True, help="hf:// s3:// gs:// az:// http(s):// pvc:// oci:// finetune://")
     say("--revision", default="main", help="branch, tag or commit of an hf:// source")
     say("--dest", type=Path, required=True, help="the model directory; of pvc:// and oci://, where it is mounted")
+    say("--origin", type=Path, help="of finetune://, where the artifact is mounted")
+    say("--promised", default="", help="of finetune://, the digest in the FineTuneJob's status")
     say("--endpoint", help="a mirror of the hub, or the address of the object store")
     say("--allow-pickle", action="store_true", help="take pickled weights where there is no safetensors")
     say("--trust-remote-code", action="store_true", help="take *.py and accept auto_map")
@@ -81,6 +84,10 @@ def weights(options: argparse.Namespace, environment: Environment) -> Outcome:
     )
     if urlsplit(order.source).scheme in MOUNTED:
         marker = mounted.verified(order, options.dest, log.info)
+    elif options.origin:
+        marker = download(
+            order, FineTunedSource(options.origin, options.promised), ModelDirectory(options.dest), log.info
+        )
     else:
         with Egress(allow_private=options.allow_private) as egress:
             os.environ.update(egress.environment())
