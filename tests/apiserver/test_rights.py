@@ -301,6 +301,7 @@ def test_every_right_is_used_and_nothing_else_is_asked_for(
     second, foreign = f"second-of-{release}", f"foreign-to-{release}"
     plane.kubectl("delete", "lease", "--all", "-n", SYSTEM)  # so that this one is created, too
     flags = ["--require-keys", f"--key-namespace={SYSTEM}", *(f"--namespace={name}" for name in only)]
+    flags.append(f"--peer-service={release}-gateway-internal")
     settings = {"namespaces": only}
     operator = Operator(
         plane, directory, name=release, port=free_port(LOOPBACK), account=who["operator"], settings=settings
