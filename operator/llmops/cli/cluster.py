@@ -82,6 +82,16 @@ class Cluster:
         made: Json = self._call("POST", path, json=manifest, params={"fieldValidation": "Strict"}).json()
         return made
 
+    def annotate(self, resource: Resource, name: str, annotations: dict[str, str]) -> None:
+        """Set annotations of an object and touch nothing else of it. Raises Refused."""
+        self._call(
+            "PATCH",
+            resource.path(self.namespace, name),
+            json={"metadata": {"annotations": annotations}},
+            params={"fieldManager": "llmops-cli"},
+            headers={"Content-Type": "application/merge-patch+json"},
+        )
+
     def delete(self, resource: Resource, name: str, namespace: str, uid: str) -> None:
         """Delete this very object, not one that has taken its name since. Raises Refused."""
         self._call("DELETE", resource.path(namespace, name), json={"preconditions": {"uid": uid}})

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from llmops import names
 from llmops.api.drift import WINDOW_SECONDS, Signal, Window
+from llmops.cli import drifting
 from llmops.judge.drift.baseline import BucketsChangedError, Categories, Distribution, counted
 from llmops.judge.drift.history import METRICS, moments, query, windows
 from llmops.judge.drift.replay import Replay, Stretch, replay
@@ -165,6 +166,10 @@ def as_json(replays: dict[Signal, Replay]) -> str:
 @app.callback()
 def drift() -> None:
     """Watch traffic for change."""
+
+
+for command in (drifting.status, drifting.ack, drifting.rebase):
+    app.command()(command)
 
 
 @app.command("replay")

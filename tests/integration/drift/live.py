@@ -1,0 +1,299 @@
+"""A gateway that answers, Prometheus that scrapes it, Alertmanager that hears of it: real processes on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from csv import DictReader
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from hack.cluster import tools
+from hack.cluster.controlplane import ControlPlane
+from llmops_serving.gateway.metrics import Metrics
+from tests.apiserver.operating import eventually
+from tests.integration.conftest import free_port
+from tests.integration.drift.conftest import program
+from tests.integration.gateway.engine import Engine, Seen
+
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "manifests" / "examples" / "monitoring"
+NAMESPACE, MODEL = "team-a", "support"
+RULES_LABEL = "llmops.dev/prometheus-rules=true"
+PATIENCE_SECONDS = 240  # what takes seconds on an idle machine
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a trace, as the engine's usage will tell it."""
+
+    prompt: int
+    completion: int
+    reason: str
+
+
+def conversation(seed: int) -> list[Request]:
+    """The requests of the Azure 2023 conversation trace in another order: without the unrest that is in its own."""
+    rows = list(DictReader((ROOT / "tests/data/azure-llm-2023-conv.csv").open()))
+    found = [
+        Request(int(row["ContextTokens"]), int(row["GeneratedTokens"]), "length" if index % 16 == 0 else "stop")
+        for index, row in enumerate(rows)
+    ]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def completing(requests: Sequence[Request], seed: int, *, share: float) -> list[Request]:
+    """The same with a second workload mixed in: short answers, as code completion gives them (median 13 tokens)."""
+    chance = random.Random(seed)
+    return [
+        Request(each.prompt, max(1, round(chance.lognormvariate(2.565, 0.7))), "stop")
+        if chance.random() < share
+        else each
+        for each in requests
+    ]
+
+
+def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: float) -> Iterator[str]:
+    """What would have been scraped from a gateway that answered these requests until `end`: its own pages, dated."""
+    metrics = Metrics()
+    series = metrics.of((NAMESPACE, MODEL, "", ""))
+    pages = [requests[at : at + per_second * every] for at in range(0, len(requests), per_second * every)]
+    kept: dict[str, list[str]] = {}
+    for index, page in enumerate(pages, start=1):
+        for each in page:
+            series.prompt_tokens.observe(each.prompt)
+            series.completion_tokens.observe(each.completion)
+            series.reasons[each.reason] = series.reasons.get(each.reason, 0) + 1
+            series.ended(200, 0.1)
+        at = end - (len(pages) - index) * every
+        for line in metrics.text([]).splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample.startswith(("llmops_gateway_prompt", "llmops_gateway_compl", "llmops_gateway_fin")):
+                kept.setdefault(sample, []).append(f"{sample} {value} {at:.3f}\n")
+    yield from itertools.chain.from_iterable(kept.values())
+    yield "# EOF\n"
+
+
+class Load:
+    """Requests at a steady rate through a gateway to an engine that answers as they say, in a thread of their own."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.failures: list[str] = []
+        self._requests: Iterator[Request] = iter(())
+        self._per_second = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._engine = asyncio.run_coroutine_threadsafe(Engine(behaviour=_answer).start(), self._loop).result(30)
+        self._task: Any = None
+
+    @property
+    def address(self) -> str:
+        return self._engine.address
+
+    def start(self, url: str) -> None:
+        self._task = asyncio.run_coroutine_threadsafe(self._send(url), self._loop)
+
+    def of(self, requests: Sequence[Request], per_second: float) -> None:
+        """Send these from now on, again and again."""
+        self._requests, self._per_second = itertools.cycle(requests), per_second
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+
+    async def _send(self, url: str) -> None:
+        limits = httpx.Limits(max_connections=16)
+        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits) as client:
+            running = set[asyncio.Task[None]]()
+            while True:
+                if self._per_second:
+                    running.add(task := asyncio.create_task(self._one(client, next(self._requests))))
+                    task.add_done_callback(running.discard)
+                self._engine.seen.clear()
+                await asyncio.sleep(1 / (self._per_second or 20))
+
+    async def _one(self, client: httpx.AsyncClient, request: Request) -> None:
+        said = {"p": str(request.prompt), "c": str(request.completion), "reason": request.reason}
+        answer = await client.post("/v1/chat/completions", json={"model": MODEL, "messages": [], "metadata": said})
+        self.sent += 1
+        if answer.status_code != 200:
+            self.failures.append(answer.text)
+
+
+async def _answer(_engine: Engine, seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    said = seen.document["metadata"]
+    usage = {"prompt_tokens": int(said["p"]), "completion_tokens": int(said["c"])}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "t"}, "finish_reason": said["reason"]}
+    body = json.dumps({"choices": [choice], "usage": usage}).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    writer.write(head + body)
+    await writer.drain()
+    return True
+
+
+@contextmanager
+def process(command: Sequence[str | Path], log: Path, **how: Any) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as out:
+        started = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out, **how)
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.send_signal(signal.SIGTERM)
+            started.wait(60)
+
+
+def up(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until it answers; a process that ends instead says why."""
+
+    def look() -> bool:
+        assert server.poll() is None, log.read_text()[-2000:]
+        return answers(url)
+
+    eventually(look, url, PATIENCE_SECONDS)
+
+
+def answers(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+    return False
+
+
+@contextmanager
+def gateway(home: Path, engine: str) -> Iterator[tuple[str, str]]:
+    """A gateway process; its addresses for clients and for Prometheus."""
+    port, internal = free_port(), free_port()
+    routes = {"models": [{"namespace": NAMESPACE, "name": MODEL, "endpoints": [engine]}]}
+    (home / "routes.yaml").write_text(json.dumps(routes))
+    command = [sys.executable, "-m", "llmops_serving.gateway", "--routes", home / "routes.yaml", "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--metrics-port", str(internal)]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}", "POD_NAME": "gateway-0"}
+    with process(command, home / "gateway.log", env=environment) as server:
+        up(server, f"http://127.0.0.1:{internal}/readyz", home / "gateway.log")
+        yield f"http://127.0.0.1:{port}", f"127.0.0.1:{internal}"
+
+
+@contextmanager
+def alertmanager(home: Path) -> Iterator[str]:
+    """Alertmanager with the example's routes and inhibitions; its address."""
+    home.mkdir()
+    wanted = yaml.safe_load((EXAMPLES / "alertmanager.yaml").read_text())
+    wanted["route"]["group_wait"] = "0s"
+    (home / "alertmanager.yaml").write_text(yaml.safe_dump(wanted))
+    where = f"127.0.0.1:{free_port()}"
+    command: list[str | Path] = [tools.program("alertmanager", "alertmanager")]
+    command += ["--config.file=alertmanager.yaml", "--storage.path=data", f"--web.listen-address={where}"]
+    with process([*command, "--cluster.listen-address="], home / "log", cwd=home) as server:
+        up(server, f"http://{where}/-/ready", home / "log")
+        yield where
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """One Prometheus, and the Alertmanager it tells."""
+
+    url: str
+    rules: Path
+    alertmanager: str
+
+    def query(self, expression: str) -> list[Json]:
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=30, trust_env=False)
+        found: list[Json] = answer.raise_for_status().json()["data"]["result"]
+        return found
+
+    def take(self, files: dict[str, str]) -> None:
+        """Have exactly these rule files, as a sidecar does it."""
+        if {path.name: path.read_text() for path in self.rules.iterdir()} == files:
+            return
+        for path in self.rules.iterdir():
+            path.unlink()
+        for name, text in files.items():
+            (self.rules / name).write_text(text)
+        httpx.post(f"{self.url}/-/reload", timeout=60, trust_env=False).raise_for_status()
+
+    def alerts(self) -> list[Json]:
+        """What its Alertmanager has been told and not told the end of."""
+        found: list[Json] = (
+            httpx.get(f"http://{self.alertmanager}/api/v2/alerts", timeout=30, trust_env=False)
+            .raise_for_status()
+            .json()
+        )
+        return [each for each in found if each["labels"]["alertname"] == "LLMTrafficDrift"]
+
+
+@contextmanager
+def prometheus(home: Path, version: str, scraped: str, history: Iterator[str]) -> Iterator[Prometheus]:
+    """Prometheus of a version with the example's configuration and this past; scraping a gateway every second."""
+    home.mkdir()
+    rules = home / "rules"
+    rules.mkdir()
+    with alertmanager(home / "alertmanager") as told:
+        wanted = yaml.safe_load((EXAMPLES / "prometheus.yaml").read_text())
+        wanted["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        wanted["rule_files"] = [f"{rules}/*.yaml"]
+        job = wanted["scrape_configs"][0]
+        wanted["scrape_configs"] = [
+            {
+                "job_name": job["job_name"],
+                "honor_labels": job["honor_labels"],
+                "static_configs": [{"targets": [scraped]}],
+            }
+        ]
+        wanted["alerting"]["alertmanagers"][0]["static_configs"] = [{"targets": [told]}]
+        (home / "prometheus.yaml").write_text(yaml.safe_dump(wanted))
+        with (home / "history.om").open("w") as file:
+            file.writelines(history)
+        blocks = [program("promtool", version), "tsdb", "create-blocks-from", "openmetrics", "history.om", "data"]
+        subprocess.run(blocks, cwd=home, check=True, capture_output=True)
+        where = f"127.0.0.1:{free_port()}"
+        command = [program("prometheus", version), "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
+        command += [f"--web.listen-address={where}", "--web.enable-lifecycle"]
+        with process(command, home / "log", cwd=home) as server:
+            up(server, f"http://{where}/-/ready", home / "log")
+            yield Prometheus(f"http://{where}", rules, told)
+
+
+@contextmanager
+def sidecar(plane: ControlPlane, servers: Sequence[Prometheus]) -> Iterator[None]:
+    """What brings ConfigMaps with the rules' label of every namespace to the Prometheuses, once a second."""
+    over = threading.Event()
+
+    def carry() -> None:
+        while not over.wait(1):
+            found = json.loads(plane.kubectl("get", "configmaps", "-A", "-l", RULES_LABEL, "-o", "json"))
+            files = {name: text for item in found["items"] for name, text in item["data"].items()}
+            for server in servers:
+                server.take(files)
+
+    thread = threading.Thread(target=carry, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(60)
+
+
+def until(look: Callable[[], Any], what: str) -> Any:
+    """With the patience that a busy machine needs."""
+    return eventually(look, what, PATIENCE_SECONDS)

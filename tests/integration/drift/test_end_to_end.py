@@ -1,0 +1,160 @@
+"""Drift from first request to last alert: gateway, operator, API server, Prometheus 3 and 2.42, Alertmanager.
+
+All of them real processes; only time is short: windows of a minute, a patience of seconds. The conversation trace's
+requests come in another order here, so that quiet traffic is quiet; in its own, `python -m bench.drift` judges it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane
+from tests.integration.conftest import free_port
+from tests.integration.drift.live import (
+    MODEL,
+    NAMESPACE,
+    Load,
+    Prometheus,
+    completing,
+    conversation,
+    gateway,
+    prometheus,
+    recorded,
+    sidecar,
+    until,
+)
+
+Json = dict[str, Any]
+PER_SECOND = 15
+LESSON_SECONDS = 14 * 60
+SIGNALS = ("PromptTokens", "CompletionTokens", "FinishReason")
+
+
+@dataclass
+class Rig:
+    plane: ProxiedPlane
+    load: Load
+    servers: list[Prometheus]
+    home: Path
+
+    def live(self, kind: str, name: str) -> Json:
+        found: Json = json.loads(self.plane.kubectl("get", kind, name, "-n", NAMESPACE, "-o", "json"))
+        return found
+
+    def drifted(self) -> Json:
+        conditions = self.live("llmdeployment", MODEL).get("status", {}).get("conditions", [])
+        return next((dict(each) for each in conditions if each["type"] == "Drifted"), {})
+
+    def until(self, reason: str) -> Json:
+        found: Json = until(
+            lambda: each if (each := self.drifted()).get("reason") == reason else None, f"Drifted with reason {reason}"
+        )
+        return found
+
+    def apply(self, manifest: Json) -> None:
+        self.plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
+
+
+def deployment(since: float) -> Json:
+    drift = {
+        "baseline": {"since": f"{datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%SZ}", "minDays": 0},
+        "window": "1m",
+        "persistenceSeconds": 3,
+        "actions": [{"type": "StartFineTune", "fineTuneJob": "tickets"}],
+    }
+    spec = {"model": {"source": "oci://models/tiny:1"}, "replicas": 1, "drift": drift}
+    meta = {"name": MODEL, "namespace": NAMESPACE}
+    return {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": meta, "spec": spec}
+
+
+JOB = {
+    "apiVersion": "llmops.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "tickets", "namespace": NAMESPACE},
+    "spec": {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "s3://bucket/t.jsonl"}, "suspend": True},
+}
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    load = Load()
+    with ExitStack() as stack:
+        stack.callback(load.stop)
+        plane = stack.enter_context(audited_plane(tmp_path))
+        clients, scraped = stack.enter_context(gateway(tmp_path, load.address))
+        load.start(clients)
+        past = conversation(1)[: PER_SECOND * LESSON_SECONDS]
+        end = time.time()
+        servers = [
+            stack.enter_context(
+                prometheus(
+                    tmp_path / f"prometheus-{version}",
+                    version,
+                    scraped,
+                    recorded(past, per_second=PER_SECOND, every=2, end=end),
+                )
+            )
+            for version in ("3", "2")
+        ]
+        stack.enter_context(sidecar(plane, servers))
+        settings = {"prometheus": {"url": servers[0].url}, "runbooks": "https://wiki.example.com/runbooks"}
+        operator = Operator(plane, tmp_path, port=free_port(), settings=settings)
+        stack.callback(operator.stop)
+        built = Rig(plane, load, servers, tmp_path)
+        plane.kubectl("create", "namespace", NAMESPACE)
+        built.apply(JOB)
+        built.apply(deployment(end - LESSON_SECONDS))
+        yield built
+
+
+def test_a_second_workload_is_told_and_its_end_too(rig: Rig) -> None:
+    # Quiet traffic is learned from, then watched, and stays quiet.
+    usual = conversation(2)
+    rig.load.of(usual, PER_SECOND)
+    until(lambda: rig.drifted().get("reason") in ("Armed", "TooFewSamples", "RulesNotLoaded"), "a baseline")
+    assert rig.until("Armed")["status"] == "False"
+    seen = rig.load.sent
+    until(lambda: rig.load.sent > seen + 20 * PER_SECOND, "quiet traffic")
+    assert (rig.drifted()["reason"], [server.alerts() for server in rig.servers]) == ("Armed", [[], []])
+
+    # One request in five is answered shortly now, as code completion is: the outputs drift, and all say so.
+    rig.load.of(completing(usual, 3, share=0.2), 2 * PER_SECOND)
+    told = rig.until("Drifting")
+    assert told["status"] == "True"
+    assert told["message"].startswith("CompletionTokens since ")
+    for part in ("debiased PSI 0.", " over 0.1", ", n=", "most in bins 0-", "look at model, adapter"):
+        assert part in told["message"]
+    for server in rig.servers:
+        [alert] = until(server.alerts, "Alertmanager to be told")
+        about = {key: alert["labels"][key] for key in ("namespace", "model", "signal", "severity")}
+        assert about == {
+            "namespace": NAMESPACE,
+            "model": MODEL,
+            "signal": "CompletionTokens",
+            "severity": "warning",
+        }
+        assert alert["annotations"]["runbook_url"] == "https://wiki.example.com/runbooks#llmtrafficdrift"
+    copies = [each for each in _names(rig, "finetunejobs") if each.startswith("tickets-drift-")]
+    assert [rig.live("finetunejob", each)["spec"]["suspend"] for each in copies] == [True]
+    events = json.loads(rig.plane.kubectl("get", "events.events.k8s.io", "-n", NAMESPACE, "-o", "json"))["items"]
+    assert {"Drifting", "FineTuneCreated"} <= {each["reason"] for each in events if each["regarding"]["name"] == MODEL}
+
+    # Usual traffic again, and much of it, so that the window soon holds little else.
+    rig.load.of(usual, 4 * PER_SECOND)
+    rig.until("Armed")
+    until(lambda: not any(server.alerts() for server in rig.servers), "the alerts to end")
+    assert rig.load.failures == []
+
+
+def _names(rig: Rig, kind: str) -> list[str]:
+    listed = rig.plane.kubectl("get", kind, "-n", NAMESPACE, "-o", "name")
+    return [line.partition("/")[2] for line in listed.split()]
