@@ -73,7 +73,10 @@ def _broken(call: Call) -> list[str]:
             broken.append("a DELETE without preconditions")
     elif not call.query.get("fieldManager"):
         broken.append("a write without a field manager")
-    if call.group == names.GROUP and (call.subresource != "status" or "spec" in call.wish) and not _record(call):
+    if (call.verb, call.resource) == ("create", "finetunejobs"):
+        if call.wish["spec"].get("suspend") is not True:
+            broken.append("a FineTuneJob that nobody has to start")
+    elif call.group == names.GROUP and (call.subresource != "status" or "spec" in call.wish) and not _record(call):
         broken.append("a write to what the user wrote")
     return broken
 

@@ -126,7 +126,7 @@ def test_the_condition_has_the_score_of_the_rules() -> None:
 
 def test_actions_are_taken_once_per_drift() -> None:
     first = look(SUBJECT, ARMED.remembered, FIRING, START + 11 * HOUR)
-    assert (list(first.due), first.onset, first.drifting) == (ACTIONS, START, True)
+    assert (list(first.due), first.onset) == (ACTIONS, START)
     assert look(SUBJECT, first.remembered, FIRING, START + 12 * HOUR).due == ()
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from llmops import names
+from llmops.api.drift import ActionSpec, DriftSpec
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment
+from llmops.api.meta import Condition
 from llmops.judge import adapters
 from llmops.judge.adapters import Failed, Found, Record
 
@@ -54,8 +57,19 @@ def job(digest: str | None = None, **spec: Any) -> FineTuneJob:
     )
 
 
-def found(job: FineTuneJob | None, *served: Json) -> Found:
+def found(job: FineTuneJob | None, *served: Json, drifting: str = "") -> Found:
     llm = deployment(*served)
+    if drifting:
+        frozen = DriftSpec(actions=[ActionSpec(type="FreezePromotion")])
+        seen = Condition(
+            type="Drifted", status="True", reason=drifting, last_transition_time=datetime(2026, 11, 21, tzinfo=UTC)
+        )
+        llm = llm.model_copy(
+            update={
+                "spec": llm.spec.model_copy(update={"drift": frozen}),
+                "status": llm.status.model_copy(update={"conditions": [seen]}),
+            }
+        )
     return adapters.found(llm, llm.spec.adapters[0], job, max_rank=64)
 
 
@@ -89,6 +103,23 @@ def test_what_cannot_be_loaded_is_told(made: FineTuneJob | None, reason: str, sa
     assert (seen.digest, seen.reason) == (None, reason)
     assert says in seen.message
     assert adapters.verdict({"t": seen}, [Record("e")]).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("served", "made", "drifting", "digest", "reason"),
+    [
+        pytest.param([], job(ONE), "Drifting", None, "AdapterHeld", id="a new one waits"),
+        pytest.param([SERVED], job(ONE), "Drifting", ONE, "AdapterLoading", id="the one that serves goes on"),
+        pytest.param([SERVED], job(TWO), "Drifting", ONE, "AdapterHeld", id="the old one goes on, the new one waits"),
+        pytest.param([SERVED], job(TWO), "Acknowledged", TWO, "AdapterLoading", id="acknowledged: promoted"),
+        pytest.param([SERVED], job(TWO), "Armed", TWO, "AdapterLoading", id="no drift: promoted"),
+    ],
+)
+def test_promotion_is_frozen_while_traffic_drifts(
+    served: list[Json], made: FineTuneJob, drifting: str, digest: str | None, reason: str
+) -> None:
+    seen = found(made, *served, drifting=drifting)
+    assert (seen.digest, seen.reason) == (digest, reason)
 
 
 SETTLED: list[tuple[str, Record, Json, bool]] = [

@@ -132,6 +132,8 @@ class Reason(StrEnum):
     """The FineTuneJob is not complete; the model is served without the adapter meanwhile."""
     ADAPTER_LOADING = "AdapterLoading"
     """Pods are being given the adapter; its requests go to those that have it."""
+    ADAPTER_HELD = "AdapterHeld"
+    """Traffic drifts and spec.drift.actions has FreezePromotion: acknowledge or rebase the drift first."""
     ADAPTER_TOO_LARGE = "AdapterTooLarge"
     """The adapter's rank is above what the engines have room for. Raise spec.engine.lora.maxRank."""
     ADAPTER_NO_EFFECT = "AdapterNoEffect"

@@ -114,8 +114,22 @@ def found(llm: LLMDeployment, adapter: AdapterSpec, job: FineTuneJob | None, max
             Reason.ADAPTER_TOO_LARGE,
             f"The adapter has rank {rank} and the engines have room for {max_rank}: raise spec.engine.lora.maxRank.",
         )
+    if promotion_frozen(llm) and artifact.digest != (before := _served(llm, adapter)):
+        held = "Traffic drifts, and spec.drift.actions has FreezePromotion: acknowledge or rebase the drift first."
+        return Found(Reason.ADAPTER_HELD, held, digest=before)
     path = artifact.uri.partition("://")[2].partition("/")[2]
     return Found(Reason.ADAPTER_LOADING, digest=artifact.digest, job=name, path=path)
+
+
+def promotion_frozen(llm: LLMDeployment) -> bool:
+    """Whether adapters stay as they are: traffic drifts, nobody has acknowledged it, and the owner wants it so."""
+    wanted = llm.spec.drift is not None and any(action.type == "FreezePromotion" for action in llm.spec.drift.actions)
+    return wanted and any((c.type, c.reason) == (ConditionType.DRIFTED, Reason.DRIFTING) for c in llm.status.conditions)
+
+
+def _served(llm: LLMDeployment, adapter: AdapterSpec) -> str | None:
+    """The digest that was given to engines under this name."""
+    return next((before.digest for before in llm.status.adapters if before.name == adapter.name), None)
 
 
 def _kept(llm: LLMDeployment, adapter: AdapterSpec) -> Found | None:

@@ -30,11 +30,10 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Watch:
-    """What a look at drift leaves to do: children, a condition, and whether adapters are held back."""
+    """What a look at drift leaves to do: children, and a condition."""
 
     objects: tuple[Json, ...] = ()
     verdict: Verdict | None = None
-    frozen: bool = False
 
 
 async def watch(llm: LLMDeployment, live: Json, key: Key, seen: Seen, world: World) -> Watch:
@@ -64,8 +63,7 @@ async def watch(llm: LLMDeployment, live: Json, key: Key, seen: Seen, world: Wor
         runbooks=world.config.runbooks,
         prometheus_rules=world.mirror.serves(PROMETHEUS_RULE),
     )
-    frozen = found.drifting and any(action.type == "FreezePromotion" for action in spec.actions)
-    return Watch(tuple(objects), found.verdict, frozen)
+    return Watch(tuple(objects), found.verdict)
 
 
 async def _remembered(llm: LLMDeployment, children: tuple[Json, ...], world: World) -> Remembered:

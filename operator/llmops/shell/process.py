@@ -43,6 +43,7 @@ from llmops.shell.resources import (
 from llmops.shell.signals import Signals
 from llmops.shell.sizes import Sizes
 from llmops.shell.traffic import Traffic
+from llmops.shell.troubles import Troubles
 from llmops.shell.wakeups import Outcome, Wakeups
 from llmops.shell.world import World
 
@@ -163,10 +164,12 @@ class Process:
         self._metrics.watch_queue(lambda: wakeups.depth, lambda: wakeups.lateness)
         self._wake = wake
         costs = Costs(time.monotonic)
+        troubles = Troubles()
         self._metrics.registry.register(costs)
+        self._metrics.registry.register(troubles)
         points = BackupSeries()
         self._metrics.registry.register(points)
-        world = World(cluster, mirror, sizes, costs, traffic, points, self._config, _now)
+        world = World(cluster, mirror, sizes, costs, traffic, points, troubles, self._config, _now)
         return world, wakeups, signals
 
     async def _lead(

@@ -40,6 +40,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         world.costs.forget(key)
         world.traffic.forget(key)
         world.backups.see(key, None)
+        world.troubles.forget(key)
         return None  # its children carry its owner reference: Kubernetes deletes them
     try:
         llm = LLMDeployment.from_manifest(live)
@@ -97,6 +98,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
             "cost_per_hour": _paid(llm, key, seen.serving, decision.replicas, world),
         }
     )
+    world.troubles.see(key, judged.conditions)
     await _report(live, llm.status, judged, world)
     return _next_look(seen, decision, kept, world.config)
 

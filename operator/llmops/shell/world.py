@@ -13,6 +13,7 @@ from llmops.shell.costs import Costs
 from llmops.shell.mirror import Mirror
 from llmops.shell.sizes import Sizes
 from llmops.shell.traffic import Traffic
+from llmops.shell.troubles import Troubles
 
 
 @dataclass(frozen=True)
@@ -25,5 +26,6 @@ class World:
     costs: Costs
     traffic: Traffic
     backups: BackupSeries
+    troubles: Troubles
     config: Config
     now: Callable[[], datetime]

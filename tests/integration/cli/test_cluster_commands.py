@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import tarfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ import pytest
 import yaml
 
 from hack.cluster.controlplane import ControlPlane
+from llmops.api.drift_state import Memories, Memory, Onset, State
+from llmops.desired.alerts import baselines_config_map
+from llmops.judge.drift.baseline import Histogram
+from llmops.judge.drift.threshold import frozen
 from llmops_serving.gateway.keys import from_secret
 from tests.integration.cli.conftest import Cli
 
@@ -174,6 +179,47 @@ def test_explain_scaling_prints_inputs_decision_and_reason(plane: ControlPlane, 
     facts = cli("explain", "scaling", "support", "-n", namespace, "-o", "json").json
     assert facts["decision"]["replicas"] == 2
     assert facts["size"] == {"wanted": 2, "ready": 0, "not ready": 1}
+
+
+def drifting(plane: ControlPlane, namespace: str) -> None:
+    """A deployment whose traffic drifts, as the operator leaves it: a condition, and what it remembers."""
+    apply(plane, deployment(namespace) | {"spec": {**deployment(namespace)["spec"], "drift": {}}})
+    told = {"type": "Drifted", "status": "True", "reason": "Drifting", "message": "PromptTokens since noon."}
+    status = {"status": {"conditions": [told | {"lastTransitionTime": MOMENT, "observedGeneration": 1}]}}
+    where = ("llmd", "support", "-n", namespace)
+    plane.kubectl("patch", *where, "--subresource=status", "--type=merge", "-p", json.dumps(status))
+    at = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    windows = [Histogram((100, 200, 400, 800), (200.0,) * 5)] * 20
+    onset = Onset(since=at, debiased=0.466, threshold=0.1, samples=500, bins=(("0-100", 0.253),))
+    memory = Memory(key="k", state=State.DRIFTING, since=at, learn_from=at, onset=onset)
+    learned = frozen("PromptTokens", windows, key="k", signals=1, at=at)
+    stored = baselines_config_map({"name": "support-drift", "namespace": namespace}, [learned])
+    stored["data"]["memory.json"] = Memories(signals={"PromptTokens": memory}).model_dump_json(by_alias=True)
+    apply(plane, stored)
+
+
+def test_drift_is_told_and_its_owner_has_a_word(plane: ControlPlane, cli: Cli, reader: Cli, namespace: str) -> None:
+    drifting(plane, namespace)
+    answer = cli("drift", "status", "support", "-n", namespace)
+    assert answer.code == 1, "a drift that nobody acknowledged is a no"
+    assert "Drifting: PromptTokens since noon." in answer.out
+    line = answer.out.splitlines()[-1].split("   ")
+    assert [part.strip() for part in line if part.strip()][:2] == ["PromptTokens", "Drifting"]
+    assert "20000 in 20 windows" in answer.out
+    assert "0-100 (0.253)" in answer.out
+    before = json.loads(plane.kubectl("get", "llmd", "support", "-n", namespace, "-o", "json"))
+    assert reader("drift", "ack", "support", "-n", namespace).code == 4
+    for verb, annotation in (("ack", "llmops.dev/drift-acknowledged"), ("rebase", "llmops.dev/drift-rebased")):
+        assert cli("drift", verb, "support", "-n", namespace).code == 0
+        after = json.loads(plane.kubectl("get", "llmd", "support", "-n", namespace, "-o", "json"))
+        assert (after["spec"], after["metadata"]["generation"]) == (before["spec"], before["metadata"]["generation"])
+        assert datetime.fromisoformat(after["metadata"]["annotations"][annotation]).tzinfo is not None
+
+
+def test_a_deployment_that_is_not_watched_says_so(plane: ControlPlane, cli: Cli, namespace: str) -> None:
+    apply(plane, deployment(namespace))
+    answer = cli("drift", "status", "support", "-n", namespace)
+    assert (answer.code, "add `drift: {}`" in answer.err) == (1, True)
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash(plane: ControlPlane, cli: Cli, namespace: str) -> None:

@@ -101,22 +101,27 @@ class Load:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._engine = asyncio.run_coroutine_threadsafe(Engine(behaviour=_answer).start(), self._loop).result(30)
-        self._task: Any = None
+        self._over = False
 
     @property
     def address(self) -> str:
         return self._engine.address
 
-    def start(self, url: str) -> None:
-        self._task = asyncio.run_coroutine_threadsafe(self._send(url), self._loop)
+    @contextmanager
+    def sending(self, url: str) -> Iterator[None]:
+        """Send to a gateway; what was begun is finished before this ends."""
+        sender = asyncio.run_coroutine_threadsafe(self._send(url), self._loop)
+        try:
+            yield
+        finally:
+            self._over = True
+            sender.result(PATIENCE_SECONDS)
 
     def of(self, requests: Sequence[Request], per_second: float) -> None:
         """Send these from now on, again and again."""
         self._requests, self._per_second = itertools.cycle(requests), per_second
 
     def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
         asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
@@ -125,12 +130,13 @@ class Load:
         limits = httpx.Limits(max_connections=16)
         async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits) as client:
             running = set[asyncio.Task[None]]()
-            while True:
+            while not self._over:
                 if self._per_second:
                     running.add(task := asyncio.create_task(self._one(client, next(self._requests))))
                     task.add_done_callback(running.discard)
                 self._engine.seen.clear()
                 await asyncio.sleep(1 / (self._per_second or 20))
+            await asyncio.gather(*running)
 
     async def _one(self, client: httpx.AsyncClient, request: Request) -> None:
         said = {"p": str(request.prompt), "c": str(request.completion), "reason": request.reason}

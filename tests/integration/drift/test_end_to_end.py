@@ -91,7 +91,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         stack.callback(load.stop)
         plane = stack.enter_context(audited_plane(tmp_path))
         clients, scraped = stack.enter_context(gateway(tmp_path, load.address))
-        load.start(clients)
+        stack.enter_context(load.sending(clients))
         past = conversation(1)[: PER_SECOND * LESSON_SECONDS]
         end = time.time()
         servers = [

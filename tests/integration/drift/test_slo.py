@@ -16,6 +16,21 @@ RULES = rule_file(slo_groups())
 OWN = 'namespace="team-a",model="support",adapter="",tenant="",pod="gateway-0"'
 
 
+def engine(*, waiting: int, cache: float) -> list[dict[str, str]]:
+    """Two engines of one model, the second idle in every way but these."""
+    both = ('namespace="team-a",model="support",pod="engine-0"', 'namespace="team-a",model="support",pod="engine-1"')
+    return [
+        *({"series": f"vllm:num_requests_waiting{{{own}}}", "values": f"{waiting}x120"} for own in both),
+        {"series": f"vllm:kv_cache_usage_perc{{{both[0]}}}", "values": "0.99x120"},
+        {"series": f"vllm:kv_cache_usage_perc{{{both[1]}}}", "values": f"{cache}x120"},
+    ]
+
+
+def condition(kind: str, reason: str) -> list[dict[str, str]]:
+    labels = f'namespace="team-a",model="support",type="{kind}",reason="{reason}"'
+    return [{"series": f"llmops_condition{{{labels}}}", "values": "1x120"}]
+
+
 def traffic(*, good: float, bad: float, fast: float, held: int) -> list[dict[str, str]]:
     """Per minute: answers, errors, first tokens within 2.5 s; and requests held."""
     whole = good + bad
@@ -34,6 +49,7 @@ def traffic(*, good: float, bad: float, fast: float, held: int) -> list[dict[str
 
 
 BURN, SLOW, HELD, WAKE = "LLMErrorBudgetBurn", "LLMFirstTokenSlow", "LLMRequestsHeld", "LLMWakeUpFails"
+WELL = traffic(good=100, bad=0, fast=100, held=0)
 CASES: dict[str, tuple[list[dict[str, str]], set[str]]] = {
     "all is well": (traffic(good=100, bad=0, fast=100, held=0), set()),
     "one answer in a thousand fails, as promised": (traffic(good=999, bad=1, fast=1000, held=0), set()),
@@ -43,6 +59,11 @@ CASES: dict[str, tuple[list[dict[str, str]], set[str]]] = {
     "requests are held for long": (traffic(good=100, bad=0, fast=100, held=3), {HELD}),
     "held requests are given up": (traffic(good=95, bad=5, fast=100, held=3), {BURN, HELD, WAKE}),
     "no gateway is scraped": ([], {"LLMGatewayMissing"}),
+    "engines at work": (WELL + engine(waiting=2, cache=0.7), set()),
+    "a queue in every engine": (WELL + engine(waiting=20, cache=0.7), {"LLMEngineQueue"}),
+    "every KV cache is full": (WELL + engine(waiting=0, cache=0.97), {"LLMKVCacheFull"}),
+    "no GPU is free": (WELL + condition("Ready", "WaitingForGPU"), {"LLMWaitsForGPU"}),
+    "a rollout": (WELL + condition("Progressing", "RollingOut"), {"LLMRollingOut"}),
 }
 
 

@@ -51,11 +51,6 @@ class Look:
     due: tuple[ActionSpec, ...] = ()
     onset: datetime | None = None
 
-    @property
-    def drifting(self) -> bool:
-        """Whether a drift is there that nobody has acknowledged."""
-        return any(memory.state is State.DRIFTING for memory in self.remembered.memories.signals.values())
-
 
 def look(subject: Subject, before: Remembered, evidence: Evidence | None, now: datetime) -> Look:
     """Judge every signal; `evidence` None: nobody has asked Prometheus yet, which changes no state."""
