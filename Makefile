@@ -5,13 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-down test test-fast test-compiled lint generate venv tools images clean bench-%
+.PHONY: help demo demo-restore demo-down test test-fast test-compiled lint generate venv tools images clean bench-%
 
 help: ## Show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: ## From an empty machine to a streamed answer of a real model on a real cluster
 	@$(PYTHON) -m hack.demo up
+
+demo-restore: ## The same, then everything is deleted and comes back from a bucket, equal to the last digit
+	@$(PYTHON) -m hack.demo restore
 
 demo-down: ## Undo it: no process, mount, interface or file stays outside the cache
 	@$(PYTHON) -m hack.demo down

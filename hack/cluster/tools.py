@@ -44,7 +44,7 @@ def program(tool_set: str, name: str) -> Path:
 def built(tool_set: str, modules: Path = MODULES) -> Path:
     """The folder that holds every program of a tool set, built when needed; safe to call from several processes."""
     module = modules / tool_set
-    folder = cache() / "tools" / f"{tool_set}-{_pins(module)}"
+    folder = cache() / "tools" / f"{tool_set}-{pins(module)}"
     if (folder / ".complete").exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,8 @@ def build_all() -> None:
         built(module.parent.name)
 
 
-def _pins(module: Path) -> str:
+def pins(module: Path) -> str:
+    """A hash of everything that a tool set is pinned to."""
     files = [module / "go.mod", module / "go.sum", *sorted(module.glob("*.go"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 

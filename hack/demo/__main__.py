@@ -36,9 +36,11 @@ Next:
 def main() -> int:
     """Run one verb; 0 only if tokens came from vLLM in a pod."""
     parser = argparse.ArgumentParser(prog="python3 -m hack.demo", description=__doc__)
-    parser.add_argument("verb", choices=["up", "down"], nargs="?", default="up")
+    parser.add_argument("verb", choices=["up", "restore", "down"], nargs="?", default="up")
     verb = parser.parse_args().verb
     try:
+        if verb == "restore":
+            return restored()
         if verb == "down":
             choose(None, providers()).down()
             return 0
@@ -54,7 +56,7 @@ def up() -> int:
     """Install, apply the example, wait for it with its own words, and ask it something."""
     platform = installed()
     platform.kubectl("apply", "-f", str(EXAMPLE))
-    _wait_until_ready(platform, "quickstart")
+    wait_until_ready(platform, "quickstart")
     with forwarded(platform) as base:
         tokens = chat(base, "quickstart", QUESTION)
     engine = platform.kubectl(
@@ -65,12 +67,23 @@ def up() -> int:
     return 0 if tokens else 1
 
 
-def _wait_until_ready(platform: Platform, name: str) -> None:
+def restored() -> int:
+    """Back a served model up, delete its namespace and volumes, restore it from the bucket, compare what it answers."""
+    from hack.demo.restore import Lesson  # noqa: PLC0415 - only here
+
+    platform = installed(more=("demo-s3",))
+    with forwarded(platform) as base:
+        before, after = Lesson(platform, base, "restore-demo").run()
+    say(f"{len(before)} tokens of the golden prompt; log-probabilities before and after are equal: {before == after}")
+    return 0 if before == after else 1
+
+
+def wait_until_ready(platform: Platform, name: str, namespace: str = "default") -> None:
     """Print each new reason of the deployment's own status until it is ready."""
     told = ""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        live = json.loads(platform.kubectl("get", "llmd", name, "-o", "json"))
+        live = json.loads(platform.kubectl("get", "llmd", name, "-n", namespace, "-o", "json"))
         status = live.get("status", {})
         ready = next((entry for entry in status.get("conditions", []) if entry["type"] == "Ready"), None)
         if not status and not told:

@@ -41,7 +41,7 @@ def installed(profiles: dict[str, object] | None = None, *, more: tuple[str, ...
     """Bring up whatever is missing, in the order it is needed; what is there already costs a look.
 
     `profiles` are accelerator profiles beside the chart's own; `IMAGE` in one stands for the CPU engine's image.
-    `more` are images that the demo does without: `trainer`, `demo-model`.
+    `more` are images that the demo does without: `trainer`, `demo-model`, `demo-s3`.
     """
     provider = choose(None, providers())
     images = _built(more)
@@ -52,6 +52,9 @@ def installed(profiles: dict[str, object] | None = None, *, more: tuple[str, ...
     platform = Platform(provider, {name: reference for name, (reference, _) in images.items()})
     with step("the demo's model hub starts"):
         _install_hub(platform)
+    if "demo-s3" in platform.images:
+        with step("the demo's S3 server starts"):
+            _install_s3(platform)
     with step("the chart is installed"):
         _install_chart(platform, values(platform.images, profiles or {}))
     return platform
@@ -89,6 +92,12 @@ def _install_hub(platform: Platform) -> None:
     platform.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
     platform.kubectl("apply", "-f", "-", stdin=manifest)
     platform.kubectl("rollout", "status", "deployment/demo-hub", "-n", HUB, "--timeout=120s")
+
+
+def _install_s3(platform: Platform) -> None:
+    manifest = (ROOT / "hack" / "demo" / "s3.yaml").read_text().replace("IMAGE", platform.images["demo-s3"])
+    platform.kubectl("apply", "-f", "-", stdin=manifest)
+    platform.kubectl("rollout", "status", "deployment/demo-s3", "-n", HUB, "--timeout=120s")
 
 
 def values(images: dict[str, str], profiles: dict[str, object]) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hack.cluster import tools
 from hack.images.base import RECIPE
 from hack.images.places import IMAGES, ROOT
 
@@ -25,6 +26,7 @@ class Image:
     parent: str = ""  # the image given to the Dockerfile as the build argument `parent_argument`
     parent_argument: str = ""
     model: bool = False  # takes the small model as the build context `model`
+    tools: str = ""  # a set of programs of hack/tools, given as the build context `tools`
     keep_layers: bool = True  # False: a rebuild starts over, and gigabytes are not stored once per build step
 
 
@@ -56,6 +58,7 @@ CATALOG = {
         Image(
             "demo-hub", "hack/hub.Dockerfile", ("hack/hub",), parent="serving", parent_argument="SERVING", model=True
         ),
+        Image("demo-s3", "hack/s3.Dockerfile", ("hack/s3",), tools="versitygw"),
         Image("demo-model", "hack/model.Dockerfile", (), model=True),
     )
 }
@@ -92,6 +95,8 @@ def target(name: str, *, model: Path, root: Path = ROOT) -> Target:
     content.update((target(image.parent, model=model, root=root).tag if image.parent else RECIPE).encode())
     if image.model:
         content.update(model.name.encode())
+    if image.tools:
+        content.update(tools.pins(tools.MODULES / image.tools).encode())
     return Target(image, content.hexdigest()[:12])
 
 

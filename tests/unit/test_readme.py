@@ -11,9 +11,10 @@ import yaml
 
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment
+from llmops.api.model_backup import ModelBackup
 
 README = Path(__file__).parents[2] / "README.md"
-KINDS = {"LLMDeployment": LLMDeployment, "FineTuneJob": FineTuneJob}
+KINDS = {"LLMDeployment": LLMDeployment, "FineTuneJob": FineTuneJob, "ModelBackup": ModelBackup}
 BLOCKS = re.findall(r"```yaml\n(.*?)```", README.read_text(), re.DOTALL)
 OBJECTS = [found for block in BLOCKS for found in yaml.safe_load_all(block)]
 

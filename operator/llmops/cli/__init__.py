@@ -15,6 +15,7 @@ _EPILOG = (
 
 # Rooms with more than one command, imported only when one of theirs is asked for: their libraries are heavy.
 _GROUPS = {
+    "backup": ("llmops.cli.backup", "A restore point now, the points there are, a deployment brought back from one."),
     "repo": ("llmops.cli.repo", "Look into a weights repository, check it, take things out."),
     "dataset": ("llmops.cli.dataset", "Check training data as a FineTuneJob would."),
     "estimate": ("llmops.cli.estimate", "What a load of requests will cost."),

@@ -84,13 +84,18 @@ class Cluster:
 
     def annotate(self, resource: Resource, name: str, annotations: dict[str, str]) -> None:
         """Set annotations of an object and touch nothing else of it. Raises Refused."""
-        self._call(
+        self.patch(resource, name, {"metadata": {"annotations": annotations}})
+
+    def patch(self, resource: Resource, name: str, change: Json) -> Json:
+        """The object with a JSON merge patch applied. Raises Refused."""
+        made: Json = self._call(
             "PATCH",
             resource.path(self.namespace, name),
-            json={"metadata": {"annotations": annotations}},
-            params={"fieldManager": "llmops-cli"},
+            json=change,
+            params={"fieldManager": "llmops-cli", "fieldValidation": "Strict"},
             headers={"Content-Type": "application/merge-patch+json"},
-        )
+        ).json()
+        return made
 
     def delete(self, resource: Resource, name: str, namespace: str, uid: str) -> None:
         """Delete this very object, not one that has taken its name since. Raises Refused."""

@@ -146,7 +146,7 @@ def recover(destination: Path, target: TargetUrl, key_file: KeyFile = None) -> N
             manifest = repository.manifest(repository.find(name))
             at = destination / f"{name}.yaml"
             at.write_text(yaml.safe_dump_all(recovered(manifest), sort_keys=False), encoding="utf-8")
-            out.print(f"{at}: {manifest.ref}, {len(manifest.documents)} resources")
+            out.print(f"{at}: {manifest.ref.source}, {len(manifest.documents)} resources")
 
 
 @app.command("hold")
@@ -192,9 +192,11 @@ def recovered(manifest: Manifest) -> list[dict[str, Any]]:
         kept = {key: metadata[key] for key in ("name", "namespace", "labels", "annotations") if key in metadata}
         resource = {**{key: value for key, value in document.items() if key != "status"}, "metadata": kept}
         if document["kind"] == "LLMDeployment":
-            model = {**document["spec"]["model"], "source": f"backup://{manifest.ref}"}
-            model.pop("revision", None)
-            resource["spec"] = {**document["spec"], "model": model}
+            model = {**document["spec"]["model"], "source": f"backup://{manifest.ref.source}"}
+            for of_the_old_source in ("revision", "secretRef"):
+                model.pop(of_the_old_source, None)
+            backup = {key: value for key, value in document["spec"].get("backup", {}).items() if key != "weights"}
+            resource["spec"] = {**document["spec"], "model": model} | ({"backup": backup} if backup else {})
         resources.append(resource)
     return resources
 

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from llmops.api.llm_deployment import LLMDeployment
+from llmops.api.refusals import refusals
 from llmops.cli.repo import app
 from llmops_serving.jobs.repository.write import backup
 from tests.integration.repository.models import KEY, blob_files, contents, model, ref, repository
@@ -17,7 +19,11 @@ DEPLOYMENT = {
     "apiVersion": "llmops.dev/v1alpha1",
     "kind": "LLMDeployment",
     "metadata": {"name": "support", "namespace": "team-a", "uid": "1", "resourceVersion": "2", "managedFields": []},
-    "spec": {"model": {"source": "hf://org/model", "revision": "main"}, "replicas": 1},
+    "spec": {
+        "model": {"source": "hf://org/model", "revision": "main", "secretRef": {"name": "hf"}},
+        "replicas": 1,
+        "backup": {"target": "s3://backups/llm", "secretRef": {"name": "s3"}, "weights": "Pointer"},
+    },
     "status": {"conditions": []},
 }
 
@@ -74,12 +80,18 @@ def test_gc_says_what_it_would_do() -> None:
 @pytest.mark.usefixtures("base")
 def test_recover_writes_what_to_apply_in_an_empty_cluster(tmp_path: Path) -> None:
     assert llmops("recover", str(tmp_path / "recovered"))[0] == 0
-    assert list(yaml.safe_load_all((tmp_path / "recovered" / "support.yaml").read_text())) == [
+    found = list(yaml.safe_load_all((tmp_path / "recovered" / "support.yaml").read_text()))
+    assert refusals(LLMDeployment, found[0]) == []
+    assert found == [
         {
             "apiVersion": "llmops.dev/v1alpha1",
             "kind": "LLMDeployment",
             "metadata": {"name": "support", "namespace": "team-a"},
-            "spec": {"model": {"source": f"backup://{ref(day=1)}"}, "replicas": 1},
+            "spec": {
+                "model": {"source": f"backup://{ref(day=1).source}"},
+                "replicas": 1,
+                "backup": {"target": "s3://backups/llm", "secretRef": {"name": "s3"}},
+            },
         }
     ]
 
