@@ -238,6 +238,16 @@ class GatewaySpec(SpecModel):
         description="Send prompts that begin alike to the replica that has their beginning in its cache, as long as "
         "its load stays near the others'; false: always to the least loaded. Default: true.",
     )
+    text_sample: Annotated[
+        str,
+        Field(max_length=6),
+        Matches("0|1|0[.][0-9]{1,4}", "'{self}' is not a share of requests: write a decimal from 0 to 1, as in 0.05"),
+    ] = Field(
+        default="0",
+        description="Share of requests whose answer's text is looked at in the gateway's memory and counted as words "
+        "of llmops_gateway_text_total: empty, refusal, repetition, JSON validity, language. No text is stored or sent "
+        "anywhere. 0: nobody looks. Default: 0. Example: 0.05.",
+    )
 
 
 class LLMDeploymentSpec(SpecModel):

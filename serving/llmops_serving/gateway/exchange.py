@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from llmops_serving.gateway import answers, route
+from llmops_serving.gateway import answers, route, text
+from llmops_serving.gateway.chunks import payloads
 from llmops_serving.gateway.http1 import ResponseHead
 from llmops_serving.gateway.lane import Lane, Prefix
 from llmops_serving.gateway.limits import Grant
@@ -31,8 +32,8 @@ class Exchange:
 
     __slots__ = (
         "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_keep_alive",
-        "_lane", "_last_at", "_next_comment", "_relay", "_request", "_series", "_started", "_stream", "_tail", "_tried",
-        "_waits_until", "prefix",
+        "_lane", "_last_at", "_next_comment", "_relay", "_request", "_series", "_started", "_stream", "_tail", "_text",
+        "_tried", "_waits_until", "prefix",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +71,8 @@ class Exchange:
         self._next_comment = 0.0
         self._events = 0
         self._tail = bytearray()
+        sample = lane.model.text_sample
+        self._text = bytearray() if sample and text.sampled(_body(request), sample) else None
 
     def begin(self) -> None:
         """Forward to a pod now, or wait for one."""
@@ -142,6 +145,8 @@ class Exchange:
         self._tail += raw
         if len(self._tail) > 2 * _TAIL_BYTES:
             del self._tail[:-_TAIL_BYTES]
+        if self._text is not None and len(self._text) < text.MAX_BYTES:
+            self._text += b"".join(payloads(raw) if pieces is None else pieces)
         self._relay.data(raw, pieces, last=last)
 
     def answered(self) -> None:
@@ -238,6 +243,8 @@ class Exchange:
         if self._first_at and (status < 400 or not complete):
             events = self._events if self._events >= 0 else None
             used = self._count_tokens(usage(bytes(self._tail), events, complete=complete))
+        if self._text is not None and complete and status == 200:
+            gateway.look_at(bytes(self._text), json_wanted=text.wants_json(_body(self._request)), series=series)
         if self._grant is not None:
             self._grant.meter.settle(self._grant, used)
         if self._ends_at:
@@ -259,3 +266,8 @@ class Exchange:
         if seen.completion is None:
             return None
         return seen.completion + (seen.prompt if seen.prompt is not None else sum(map(len, self._request)) // 4)
+
+
+def _body(request: list[bytes]) -> bytes:
+    """The body of a message to an engine; a small one is in one piece with its head."""
+    return request[1] if len(request) > 1 else request[0].partition(b"\r\n\r\n")[2]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmops_serving.gateway import text
 from llmops_serving.gateway.exchange import Exchange
 from llmops_serving.gateway.keys import Keyring
 from llmops_serving.gateway.lane import Lane
 from llmops_serving.gateway.ledger import Ledger
 from llmops_serving.gateway.load import Load, LoadStream
-from llmops_serving.gateway.metrics import Metrics
+from llmops_serving.gateway.metrics import Metrics, Series
 from llmops_serving.gateway.table import Endpoint, Model, Table
 from llmops_serving.gateway.upstream import IDLE_SECONDS, Pod
 
@@ -70,6 +72,11 @@ class Gateway:
     def admit_keys(self, keyring: Keyring) -> None:
         """Ask for one of these keys from now on."""
         self.ledger.admit(keyring, self.now())
+
+    def look_at(self, answer: bytes, *, json_wanted: bool, series: Series) -> None:
+        """Count what a sampled answer is like, beside the loop: judging a long text takes milliseconds."""
+        looking = self.loop.run_in_executor(None, functools.partial(text.signals, answer, json_wanted=json_wanted))
+        looking.add_done_callback(lambda seen: series.looked_at(seen.result()))
 
     def apply(self, table: Table) -> None:
         """Serve what this table says from now on. Requests under way end where they are."""

@@ -48,12 +48,14 @@ class Series:
 
     __slots__ = (
         "codes", "completion_tokens", "cut", "duration", "first_byte", "gap", "prompt_tokens", "reasons", "retries",
+        "text",
     )  # fmt: skip
 
     def __init__(self) -> None:
         """Nothing counted yet."""
         self.codes: dict[int, int] = {}
         self.reasons: dict[str, int] = {}
+        self.text: dict[tuple[str, str], int] = {}  # by signal and value
         self.retries = 0
         self.cut = 0
         self.duration = Histogram(DURATION_BUCKETS)
@@ -66,6 +68,11 @@ class Series:
         """Count one finished request."""
         self.codes[code] = self.codes.get(code, 0) + 1
         self.duration.observe(seconds)
+
+    def looked_at(self, signals: dict[str, str]) -> None:
+        """Count what a sampled answer was like."""
+        for signal in signals.items():
+            self.text[signal] = self.text.get(signal, 0) + 1
 
 
 PREFIX: Final = "llmops_gateway_"
@@ -135,6 +142,10 @@ def _counters(rendered: Sequence[tuple[str, Series]]) -> Iterator[str]:
     for labels, series in rendered:
         for reason, count in series.reasons.items():
             yield f'{PREFIX}finish_reason_total{{{labels},reason="{escaped(reason)}"}} {count}'
+    yield from _header("text_total", "counter", "Sampled answers by what their text was like.")
+    for labels, series in rendered:
+        for (signal, value), count in series.text.items():
+            yield f'{PREFIX}text_total{{{labels},signal="{signal}",value="{escaped(value)}"}} {count}'
     yield from _header("retries_total", "counter", "Attempts at another pod before the first byte.")
     for labels, series in rendered:
         yield f"{PREFIX}retries_total{{{labels}}} {series.retries}"

@@ -52,6 +52,7 @@ class Model:
     timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
     concurrency: int | None = None
     prefix_affinity: bool = True
+    text_sample: float = 0.0
     failure: str | None = None
 
     @property
@@ -119,7 +120,7 @@ def from_routes(document: Any) -> list[Model]:
 
 _STATIC_FIELDS = {
     "name", "namespace", "servedName", "adapters", "endpoints", "holdSeconds", "maxHeld", "requestTimeoutSeconds",
-    "concurrency", "prefixAffinity",
+    "concurrency", "prefixAffinity", "textSample",
 }  # fmt: skip
 
 
@@ -139,6 +140,7 @@ def _static_model(entry: Any, where: str) -> Model:
         timeout_seconds=float(entry.get("requestTimeoutSeconds", REQUEST_TIMEOUT_SECONDS)),
         concurrency=entry.get("concurrency"),
         prefix_affinity=entry.get("prefixAffinity", True) is not False,
+        text_sample=float(entry.get("textSample", 0)),
     )
 
 
@@ -198,6 +200,7 @@ def _cluster_model(found: dict[str, Any], endpoints: tuple[Endpoint, ...]) -> Mo
         timeout_seconds=gateway.get("requestTimeoutSeconds", REQUEST_TIMEOUT_SECONDS),
         concurrency=target.get("concurrency"),
         prefix_affinity=gateway.get("prefixAffinity", True),
+        text_sample=float(gateway.get("textSample", 0)),
         failure=_failure(found),
     )
 
