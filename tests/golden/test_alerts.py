@@ -29,12 +29,15 @@ METADATA = {
     "labels": {"app.kubernetes.io/managed-by": "llmops-operator"},
 }
 GROUPS = drift_groups(WATCHED, BASELINES, window="1h", runbooks="https://llmops.dev/runbooks")
+REFUSALS = frozen("Refusal", [Categories({"no": 930.0, "yes": 70.0})] * 10, key="k", signals=1, at=AT)
+TEXT = drift_groups(WATCHED, [REFUSALS], window="1h")
 ADAPTER = drift_groups(Watched(namespace="team-a", model="support", adapter="tickets"), BASELINES[:1], window="1d")
 MANIFESTS: dict[str, dict[str, Any]] = {
     "prometheus-rule": prometheus_rule(METADATA, GROUPS),
     "config-map": rules_config_map(METADATA, GROUPS),
     "baselines": baselines_config_map(METADATA, BASELINES),
     "slo": prometheus_rule({"name": "llmops-slo", "namespace": "llmops-system"}, slo_groups()),
+    "text": prometheus_rule(METADATA, TEXT),
     "one-adapter": prometheus_rule(METADATA, ADAPTER),
 }
 

@@ -15,8 +15,18 @@ from llmops.api.fields import ObjectName
 from llmops.api.meta import SpecModel
 from llmops.api.rules import MapByKey, Matches, Rule
 
-Signal = Literal["PromptTokens", "CompletionTokens", "FinishReason"]
-SIGNALS: tuple[Signal, ...] = ("PromptTokens", "CompletionTokens", "FinishReason")
+Signal = Literal[
+    "PromptTokens",
+    "CompletionTokens",
+    "FinishReason",
+    "EmptyAnswer",
+    "Refusal",
+    "Repetition",
+    "JSONValidity",
+    "Language",
+]
+SIGNALS: tuple[Signal, ...] = ("PromptTokens", "CompletionTokens", "FinishReason")  # those that need no text
+TEXT_SIGNALS: frozenset[Signal] = frozenset({"EmptyAnswer", "Refusal", "Repetition", "JSONValidity", "Language"})
 Window = Literal["1m", "5m", "15m", "30m", "1h", "2h", "6h", "12h", "1d"]
 Action = Literal["Alert", "FreezePromotion", "StartFineTune"]
 
@@ -35,6 +45,36 @@ WINDOW_SECONDS: dict[Window, int] = {
 # What `llmops drift ack` and `rebase` write on the object: an RFC 3339 time. Whatever began before it is meant.
 ACKNOWLEDGED_ANNOTATION = f"{names.GROUP}/drift-acknowledged"
 REBASED_ANNOTATION = f"{names.GROUP}/drift-rebased"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Where a signal stands in a gateway's metrics: the label tells its buckets or categories apart."""
+
+    metric: str
+    label: str
+    where: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_histogram(self) -> bool:
+        """Whether its bins are buckets, which count upwards."""
+        return self.label == "le"
+
+
+def _text(signal: str) -> Series:
+    return Series("llmops_gateway_text_total", "value", (("signal", signal),))
+
+
+SERIES: dict[Signal, Series] = {
+    "PromptTokens": Series("llmops_gateway_prompt_tokens_bucket", "le"),
+    "CompletionTokens": Series("llmops_gateway_completion_tokens_bucket", "le"),
+    "FinishReason": Series("llmops_gateway_finish_reason_total", "reason"),
+    "EmptyAnswer": _text("empty"),
+    "Refusal": _text("refusal"),
+    "Repetition": _text("repetition"),
+    "JSONValidity": _text("json"),
+    "Language": _text("language"),
+}
 
 OTHER = "(other)"  # the bin of every category that the baseline does not name; parentheses: no engine's word for it
 
@@ -127,7 +167,7 @@ class DriftSpec(SpecModel):
 
     signals: Annotated[
         list[Signal],
-        Field(min_length=1, max_length=3),
+        Field(min_length=1, max_length=8),
         Rule(
             cel="self.all(one, self.exists_one(other, other == one))",
             holds=lambda signals: len(set(signals)) == len(signals),
@@ -135,7 +175,8 @@ class DriftSpec(SpecModel):
         ),
     ] | None = Field(
         default=None,
-        description="Which distributions are watched. Default: all of them. Example: [PromptTokens, CompletionTokens].",
+        description="Which distributions are watched. EmptyAnswer, Refusal, Repetition, JSONValidity and Language look "
+        "at text and need gateway.textSample. Default: those that look at none. Example: [PromptTokens].",
     )  # fmt: skip
     baseline: BaselineSpec = Field(default=BaselineSpec(), description="What they are compared with.")
     window: Window = Field(
@@ -148,7 +189,7 @@ class DriftSpec(SpecModel):
         description="How long a signal must lie over its bar to drift, and under it to be well again. Default: 900.",
     )
     thresholds: Annotated[list[ThresholdSpec], MapByKey("signal")] = Field(
-        default=[], max_length=3, description="Bars in place of learned ones. Try them with `llmops drift replay`."
+        default=[], max_length=8, description="Bars in place of learned ones. Try them with `llmops drift replay`."
     )
     actions: Annotated[list[ActionSpec], MapByKey("type")] = Field(
         default=[], max_length=3, description="What follows when drift begins, beside condition and alert."

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from llmops.api.autoscaling import AutoscalingSpec, ScalingSchedule, ScalingTarget
 from llmops.api.backup import BackupSpec
-from llmops.api.drift import DriftSpec
+from llmops.api.drift import TEXT_SIGNALS, DriftSpec
 from llmops.api.engine_args import EngineArgs
 from llmops.api.fields import ImageName, ModelName, ObjectName, ProfileName, SecretRef, sources
 from llmops.api.llm_status import AdapterStatus, LLMDeploymentStatus, ModelStatus, WeightsStatus
@@ -246,7 +246,7 @@ class GatewaySpec(SpecModel):
         default="0",
         description="Share of requests whose answer's text is looked at in the gateway's memory and counted as words "
         "of llmops_gateway_text_total: empty, refusal, repetition, JSON validity, language. No text is stored or sent "
-        "anywhere. 0: nobody looks. Default: 0. Example: 0.05.",
+        "anywhere. 0: nobody looks. Default: '0'. Example: 0.05.",
     )
 
 
@@ -295,6 +295,16 @@ class LLMDeploymentSpec(SpecModel):
             message="replicas and autoscaling are both given: remove replicas to let load decide, or autoscaling to "
             "fix the size",
             cause="FieldValueForbidden",
+        ),
+        Rule(
+            path=".gateway.textSample",
+            cel="!has(self.drift) || !has(self.drift.signals) || self.gateway.textSample != '0' || "
+            f"!self.drift.signals.exists(s, s in [{', '.join(repr(each) for each in sorted(TEXT_SIGNALS))}])",
+            holds=lambda s: s.drift is None
+            or s.gateway.text_sample != "0"
+            or not TEXT_SIGNALS & set(s.drift.signals or ()),
+            message="drift.signals names some that look at the text of answers: give gateway.textSample a share, as in "
+            "0.05, or leave them out",
         ),
         Rule(
             path=".engine.tensorParallel",

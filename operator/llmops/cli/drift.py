@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from llmops import names
-from llmops.api.drift import WINDOW_SECONDS, Signal, Window
+from llmops.api.drift import SERIES, WINDOW_SECONDS, Signal, Window
 from llmops.cli import drifting
 from llmops.judge.drift.baseline import BucketsChangedError, Categories, Distribution, counted
-from llmops.judge.drift.history import METRICS, moments, query, windows
+from llmops.judge.drift.history import moments, query, windows
 from llmops.judge.drift.replay import Replay, Stretch, replay
 
 app = typer.Typer(name="drift", help="Watch traffic for change.", no_args_is_help=True)
@@ -85,7 +85,7 @@ def prometheus_history(
     """
     found = {}
     first, last, step = moments(start, end, length)
-    for signal in METRICS:
+    for signal in SERIES:
         series = _query_range(client, query(signal, namespace=namespace, model=model, window=length), first, last, step)
         if series:
             found[signal] = windows(signal, series, length)

@@ -21,15 +21,10 @@ from math import log
 from textwrap import dedent
 from typing import Any
 
-from llmops.api.drift import OTHER, FrozenBaseline, Signal, Watched, Window, evaluation_seconds
+from llmops.api.drift import OTHER, SERIES, FrozenBaseline, Watched, Window, evaluation_seconds
 
 Rule = dict[str, Any]
 
-HISTOGRAMS: dict[Signal, str] = {
-    "PromptTokens": "llmops_gateway_prompt_tokens_bucket",
-    "CompletionTokens": "llmops_gateway_completion_tokens_bucket",
-}
-CATEGORIES: dict[Signal, tuple[str, str]] = {"FinishReason": ("llmops_gateway_finish_reason_total", "reason")}
 REQUESTS = "llmops_gateway_requests_total"
 ALWAYS_PRESENT = "llmops_gateway_connections"  # every gateway exposes it from its start, traffic or not
 
@@ -133,7 +128,7 @@ class _Expressions:
 
     @property
     def is_histogram(self) -> bool:
-        return self.baseline.signal in HISTOGRAMS
+        return SERIES[self.baseline.signal].is_histogram
 
     @property
     def identity(self) -> str:
@@ -152,8 +147,9 @@ class _Expressions:
 
     def source(self, *more: str, metric: str | None = None, offset: str = "") -> str:
         """`increase()` of the gateway's series of this signal."""
-        name = metric or HISTOGRAMS.get(self.baseline.signal) or CATEGORIES[self.baseline.signal][0]
-        return f"increase({name}{{{matchers(self.watched.labels, *more)}}}[{self.window}]{offset})"
+        series = SERIES[self.baseline.signal]
+        where = self.watched.labels | ({} if metric else dict(series.where))
+        return f"increase({metric or series.metric}{{{matchers(where, *more)}}}[{self.window}]{offset})"
 
     # -- the baseline as literals --------------------------------------------------------------------------------
 
@@ -210,7 +206,7 @@ class _Expressions:
 
     def categories(self, offset: str) -> str:
         """Requests per named category, and all the others together; a category nobody used counts zero."""
-        label = CATEGORIES[self.baseline.signal][1]
+        label = SERIES[self.baseline.signal].label
         named = quoted("|".join(_literal(each.label) for each in self.baseline.bins if each.label != OTHER))
         known, others = (self.source(f"{label}{which}{named}", offset=offset) for which in ("=~", "!~"))
         return (

@@ -8,27 +8,22 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
-from llmops.api.drift import WINDOW_SECONDS, BaselineSpec, FrozenBaseline, Signal, Window
+from llmops.api.drift import SERIES, WINDOW_SECONDS, BaselineSpec, FrozenBaseline, Signal, Window
 from llmops.api.drift_state import Memory
 from llmops.judge.drift.baseline import Categories, Distribution, Histogram
 from llmops.judge.drift.replay import Stretch
 from llmops.judge.drift.threshold import SMALLEST_SAMPLE, frozen
 
-# Where each signal stands in a gateway's metrics, and the label that tells its buckets or categories apart.
-METRICS: dict[Signal, tuple[str, str]] = {
-    "PromptTokens": ("llmops_gateway_prompt_tokens_bucket", "le"),
-    "CompletionTokens": ("llmops_gateway_completion_tokens_bucket", "le"),
-    "FinishReason": ("llmops_gateway_finish_reason_total", "reason"),
-}
 MAX_WINDOWS = 10_000  # Prometheus refuses a range of more than 11,000 points
 LEAST_WINDOWS = 8  # fewer teach no spread, and so no bar
 
 
 def query(signal: Signal, *, namespace: str, model: str, window: Window) -> str:
     """PromQL for what arrived in each bucket or category during the window that ends at a moment."""
-    metric, label = METRICS[signal]
-    where = f"namespace={json.dumps(namespace)},model={json.dumps(model)}"
-    return f"sum by ({label}) (increase({metric}{{{where}}}[{window}]))"
+    series = SERIES[signal]
+    chosen = {"namespace": namespace, "model": model, **dict(series.where)}
+    where = ",".join(f"{name}={json.dumps(value)}" for name, value in chosen.items())
+    return f"sum by ({series.label}) (increase({series.metric}{{{where}}}[{window}]))"
 
 
 def moments(start: datetime, end: datetime, window: Window) -> tuple[datetime, datetime, timedelta]:
@@ -40,13 +35,13 @@ def moments(start: datetime, end: datetime, window: Window) -> tuple[datetime, d
 
 def windows(signal: Signal, series: Sequence[Mapping[str, Any]], window: Window) -> list[Stretch]:
     """The windows in an answer to a range query, in order; what Prometheus never saw is missing."""
-    label, length = METRICS[signal][1], timedelta(seconds=WINDOW_SECONDS[window])
+    kind, length = SERIES[signal], timedelta(seconds=WINDOW_SECONDS[window])
     by_moment: dict[float, dict[str, float]] = {}
     for each in series:
         for at, value in each["values"]:
-            by_moment.setdefault(float(at), {})[each["metric"].get(label, "")] = max(float(value), 0.0)
+            by_moment.setdefault(float(at), {})[each["metric"].get(kind.label, "")] = max(float(value), 0.0)
     ended = ((datetime.fromtimestamp(at, UTC), found) for at, found in sorted(by_moment.items()))
-    return [Stretch(at - length, at, Categories(by) if label == "reason" else _from_cumulative(by)) for at, by in ended]
+    return [Stretch(at - length, at, _from_cumulative(by) if kind.is_histogram else Categories(by)) for at, by in ended]
 
 
 def _from_cumulative(by_edge: Mapping[str, float]) -> Distribution:
