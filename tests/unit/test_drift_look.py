@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmops.api.drift import ActionSpec, BaselineSpec, DriftSpec, FrozenBaseline, Signal, ThresholdSpec, Watched
+from llmops.api.drift import SERIES, ActionSpec, BaselineSpec, DriftSpec, FrozenBaseline, Signal, ThresholdSpec, Watched
 from llmops.api.drift_state import Doubt, Remembered, State
 from llmops.api.llm_deployment import LLMDeployment, ModelStatus
 from llmops.config import Config
@@ -171,7 +171,7 @@ CONFIG = Config.model_validate(
     {"images": {"jobs": "j"}, "gateway": {"namespace": "s"}, "profiles": {"cpu": {"image": "engine:1"}}}
 )
 V1, V2 = ModelStatus(revision="v1"), ModelStatus(revision="v2")
-IN, OUT = ["PromptTokens"], ["CompletionTokens", "FinishReason"]
+IN, OUT = ["PromptTokens"], [signal for signal in SERIES if signal != "PromptTokens"]
 
 
 @pytest.mark.parametrize(
