@@ -18,7 +18,7 @@ _GROUPS = {
     "backup": ("llmops.cli.backup", "A restore point now, the points there are, a deployment brought back from one."),
     "repo": ("llmops.cli.repo", "Look into a weights repository, check it, take things out."),
     "dataset": ("llmops.cli.dataset", "Check training data as a FineTuneJob would."),
-    "estimate": ("llmops.cli.estimate", "What a load of requests will cost."),
+    "estimate": ("llmops.cli.estimate", "What a load of requests, or a fine-tuning, will cost."),
     "drift": ("llmops.cli.drift", "What drifted, and from which baseline."),
 }
 

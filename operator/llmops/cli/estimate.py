@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
 import typer
 
-from llmops.cli.cluster import NO, CliError
+from llmops.cli import estimate_finetune
+from llmops.cli.amounts import decimal
+from llmops.cli.cluster import NO
 from llmops.cli.output import Form, Output, print_json
 from llmops.judge.cost import CENT, Requests
 
@@ -32,9 +33,9 @@ def requests(
     output: Output = Form.TEXT,
 ) -> None:
     """What a load of requests costs. Exit code 1: the stated cost is not the computed one."""
-    load = Requests(_decimal(per_hour), _decimal(seconds), _decimal(price_per_second), _decimal(price_per_request))
+    load = Requests(decimal(per_hour), decimal(seconds), decimal(price_per_second), decimal(price_per_request))
     whole = load.cost(days=days, hours_per_day=hours_per_day)
-    disagreement = load.disagreement(_decimal(stated)) if stated else ""
+    disagreement = load.disagreement(decimal(stated)) if stated else ""
     if output is Form.JSON:
         print_json({"perHour": load.cost_per_hour, "total": whole, "disagreement": disagreement})
     else:
@@ -46,11 +47,4 @@ def requests(
         raise typer.Exit(NO)
 
 
-def _decimal(text: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation as error:
-        raise CliError(f"'{text}' is not a number", 2) from error
-    if not value.is_finite() or value < 0:
-        raise CliError(f"'{text}' is not a number that can be paid", 2)
-    return value
+app.command()(estimate_finetune.finetune)
