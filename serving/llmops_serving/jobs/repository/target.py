@@ -220,16 +220,16 @@ def _sorted(what: str) -> Iterator[None]:
     except FileNotFoundError as problem:
         raise Missing(f"{what}: not there", [what]) from problem
     except (PermissionDeniedError, UnauthenticatedError, PermissionError) as problem:
+        if any(mark in str(problem) for mark in SKEW_MARKS):
+            raise ClockSkewed(
+                f"this machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, too far from the target's, which "
+                "therefore refuses its requests: set the node's clock"
+            ) from problem
         raise TargetDenied(f"{what}: {_first_line(problem)}") from problem
     except (BaseError, OSError) as problem:
         text = str(problem)
         if any(mark in text for mark in FULL_MARKS):
             raise TargetFull(f"{what}: the target is full: {_first_line(problem)}") from problem
-        if any(mark in text for mark in SKEW_MARKS):
-            raise ClockSkewed(
-                f"the target refuses requests because this machine's clock is {datetime.now(UTC):%H:%M} UTC and its "
-                "own is far from that: set the node's clock"
-            ) from problem
         if any(mark in text for mark in DENIED_MARKS):
             raise TargetDenied(f"{what}: {_first_line(problem)}") from problem
         if any(mark in text for mark in ABSENT_MARKS):
