@@ -102,7 +102,7 @@ class Bases:
                 plain = read(piece)
                 alone += codecs.guess(plain, width=piece.width).ratio * piece.length
                 mixed = codecs.xor(plain, self.repository.read_blob(blob))
-                against += codecs.guess(mixed, width=piece.width).ratio * piece.length
+                against += codecs.guess(mixed, width=piece.width, xored=True).ratio * piece.length
         return against / alone if alone else 1.0
 
 

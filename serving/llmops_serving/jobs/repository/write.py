@@ -22,7 +22,7 @@ from llmops_serving.jobs.repository.cache import HashCache, Known, Recorded
 from llmops_serving.jobs.repository.codecs import Bytes
 from llmops_serving.jobs.repository.errors import Damaged, Expired, PointExists, SourceChanged, Unsafe
 from llmops_serving.jobs.repository.format import Blob, FileEntry, Manifest, PieceRef, PointRef, packed
-from llmops_serving.jobs.repository.pieces import Piece, content_pieces, safetensors_pieces
+from llmops_serving.jobs.repository.pieces import PIECE_BYTES, Piece, content_pieces, safetensors_pieces
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.source import SourceFile, scan, stamp
 
@@ -140,6 +140,7 @@ class _Writer:
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="backup")
         self._lock = threading.Lock()
         self._coming: dict[str, Future[Blob]] = {}
+        self._memory: deque[Bytes] = deque()  # of pieces that are encoded: fresh memory costs a page fault every 4 KiB
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -159,9 +160,9 @@ class _Writer:
         with file.at.open("rb", buffering=0) as opened:
             planned, table = self._plan(file, opened, bases)
             for piece in planned:
-                plain = _read(opened, piece)
+                plain = _read(opened, piece, self._memory)
+                whole.update(plain.data)  # before it is handed over: its memory is used again for a later piece
                 waiting.append((piece, self._pool.submit(self._store_piece, piece, [plain], table)))
-                whole.update(plain.data)
                 del plain
                 if len(waiting) > self._workers:
                     pieces.append(_finished(waiting))
@@ -185,13 +186,14 @@ class _Writer:
             key = self._repository.keys.blob_key(hashlib.sha256(plain.data).digest())
             with self._lock:
                 if self._index.find(key):
+                    self._memory.append(_whole(plain))
                     return key
                 coming = self._coming.get(key)
                 if coming is None:
                     mine = self._coming[key] = Future()
             if coming is None:
                 blob, sealed = self._encoded(piece, plain, key, table)
-        del plain
+        self._memory.append(_whole(plain))
         if coming is not None:  # another thread stores the same bytes: tied weights, layers of zeros
             coming.result()
             return key
@@ -232,7 +234,7 @@ class _Writer:
         if other.size != plain.size:
             return None
         np.bitwise_xor(other, plain, out=other)
-        return other, codecs.guess(other, width=piece.width)
+        return other, codecs.guess(other, width=piece.width, xored=True)
 
 
 def _entry(file: SourceFile, known: Known, pointer: str, index: Index) -> FileEntry:
@@ -245,8 +247,12 @@ def _entry(file: SourceFile, known: Known, pointer: str, index: Index) -> FileEn
     return FileEntry(file.path, file.bytes, known.sha256, tuple(refs), pointer)
 
 
-def _read(opened: BinaryIO, piece: Piece) -> Bytes:
-    plain = np.empty(piece.length, np.uint8)
+def _read(opened: BinaryIO, piece: Piece, memory: deque[Bytes] | None = None) -> Bytes:
+    """The piece's bytes, in memory of an earlier one when there is some."""
+    made = memory.pop() if memory else np.empty(0, np.uint8)
+    if made.size < piece.length:
+        made = np.empty(max(piece.length, PIECE_BYTES), np.uint8)
+    plain = made[: piece.length]
     view = plain.data
     got = 0
     while got < piece.length:
@@ -255,6 +261,12 @@ def _read(opened: BinaryIO, piece: Piece) -> Bytes:
             raise SourceChanged(f"{opened.name}: became shorter while it was read")
         got += count
     return plain
+
+
+def _whole(plain: Bytes) -> Bytes:
+    """The memory that a piece lies in."""
+    base: Bytes = plain.base  # type: ignore[assignment]  # a slice of what `_read` made
+    return base
 
 
 def _finished(waiting: deque[tuple[Piece, Future[str]]]) -> tuple[Piece, str]:
