@@ -35,6 +35,7 @@ FILE_CHECK_SECONDS = 0.5
 SUMS_SECONDS = 20.0
 
 Changed = Callable[[], None]
+Kept = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class RelistError(Exception):
@@ -44,8 +45,11 @@ class RelistError(Exception):
 class Watch:
     """A mirror of all objects of one kind, kept current until cancelled. `objects` by `namespace/name`."""
 
-    def __init__(self, access: Access, path: str, selector: str, on_change: Changed) -> None:
-        """`path` is the collection, for example `/apis/discovery.k8s.io/v1/endpointslices`."""
+    def __init__(
+        self, access: Access, path: str, selector: str, on_change: Changed, *, keep: Kept = lambda found: found
+    ) -> None:
+        """`path` is the collection, for example `/apis/discovery.k8s.io/v1/endpointslices`; `keep` what is of use."""
+        self._keep = keep
         self._access = access
         self._path = path
         self._selector = selector
@@ -76,7 +80,7 @@ class Watch:
         parameters = {"limit": str(PAGE)} | ({"labelSelector": self._selector} if self._selector else {})
         while True:
             page = await self._access.get(self._path, parameters)
-            found.update((_key(item), item) for item in page.get("items") or ())
+            found.update((_key(item), self._keep(item)) for item in page.get("items") or ())
             metadata = page["metadata"]
             if not metadata.get("continue"):
                 break
@@ -112,9 +116,10 @@ class Watch:
             return newer
         if kind == "DELETED":
             self.objects.pop(_key(found), None)
-        else:
-            self.objects[_key(found)] = found
-        self._on_change()
+            self._on_change()
+        elif self.objects.get(_key(found)) != (kept := self._keep(found)):
+            self.objects[_key(found)] = kept
+            self._on_change()
         return newer
 
 
@@ -123,7 +128,7 @@ def _key(found: dict[str, Any]) -> str:
 
 
 class ClusterDiscovery:
-    """Tells `apply` a new table after every change of the deployments or of their endpoints."""
+    """Tells `apply` a new table after every change of the deployments, of their endpoints or of what pods serve."""
 
     def __init__(self, access: Access, apply: Callable[[Table], None], namespaces: Sequence[str] = ()) -> None:
         """All namespaces, or those given: one watch each, because rights in them allow no other."""
@@ -138,10 +143,14 @@ class ClusterDiscovery:
             Watch(access, f"/apis/discovery.k8s.io/v1{scope}/endpointslices", names.LABEL_DEPLOYMENT, self._changed.set)
             for scope in scopes
         ]
+        self._pods = [
+            Watch(access, f"/api/v1{scope}/pods", names.LABEL_DEPLOYMENT, self._changed.set, keep=_announcement)
+            for scope in scopes
+        ]
 
     async def run(self) -> None:
-        """Until cancelled. The first table comes when both kinds were listed."""
-        watches = [*self._deployments, *self._slices]
+        """Until cancelled. The first table comes when all kinds were listed."""
+        watches = [*self._deployments, *self._slices, *self._pods]
         async with asyncio.TaskGroup() as group:
             for watch in watches:
                 group.create_task(watch.run())
@@ -151,7 +160,8 @@ class ClusterDiscovery:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                models = from_cluster(_found(self._deployments), _found(self._slices))
+                pods = {name: pod for watch in self._pods for name, pod in watch.objects.items()}
+                models = from_cluster(_found(self._deployments), _found(self._slices), pods)
                 if models != last:  # most changes of a deployment are of its status
                     last = models
                     self._apply(table(models))
@@ -159,6 +169,13 @@ class ClusterDiscovery:
 
 def _found(watches: Sequence[Watch]) -> list[dict[str, Any]]:
     return [found for watch in watches for found in watch.objects.values()]
+
+
+def _announcement(pod: dict[str, Any]) -> dict[str, Any]:
+    """All that is of use of a pod: the adapters it serves."""
+    annotations = pod["metadata"].get("annotations") or {}
+    said = annotations.get(names.ADAPTERS_ANNOTATION)
+    return {"metadata": {"annotations": {names.ADAPTERS_ANNOTATION: said}}} if said else {}
 
 
 class KeyDiscovery:

@@ -33,7 +33,7 @@ class Exchange:
     __slots__ = (
         "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_keep_alive",
         "_lane", "_last_at", "_next_comment", "_relay", "_request", "_series", "_started", "_stream", "_tail", "_text",
-        "_tried", "_waits_until", "prefix",
+        "_tried", "_waits_until", "adapter", "prefix",
     )  # fmt: skip
 
     def __init__(
@@ -47,10 +47,12 @@ class Exchange:
         stream: bool,
         minor: int,
         keep_alive: bool,
+        adapter: str = "",
         prefix: Prefix | None = None,
         grant: Grant | None = None,
     ) -> None:
         """`request` is the whole message for the engine."""
+        self.adapter = adapter
         self.prefix = prefix
         self._grant = grant
         self._gateway = gateway
@@ -79,7 +81,7 @@ class Exchange:
         lane, now = self._lane, self._started
         lane.load.arrivals += 1
         self._gateway.touched(lane)
-        pod = lane.pick(now, self.prefix)
+        pod = lane.pick(now, self.prefix, self.adapter)
         if pod is not None:
             self.forward(pod)
             return
@@ -174,7 +176,7 @@ class Exchange:
         now = self._gateway.now()
         lane = self._lane
         tried = self._tried if failure is not Failure.STALE else ()
-        pod = lane.alternative(now, tried)
+        pod = lane.alternative(now, tried, self.adapter)
         if pod is None:
             return False
         self._failures.append(failure)

@@ -126,6 +126,7 @@ class Gateway:
         # What the pod itself said holds until the cluster has caught up with it.
         pod.proven = pod.proven and not endpoint.ready
         pod.usable = endpoint.ready or pod.proven
+        pod.adapters = endpoint.adapters
         return pod
 
     def _remove(self, key: str) -> None:

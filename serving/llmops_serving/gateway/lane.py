@@ -50,24 +50,28 @@ class Lane:
         self.load_seconds: float | None = None  # how long the last start from nothing took
         self._empty_since: float | None = None
 
-    def pick(self, now: float, prefix: Prefix | None = None) -> Pod | None:
-        """The pod for a request that need not wait; None when there is none, or others wait already."""
-        if self.waiting:
-            return None
-        return self._best(now, prefix)
+    def pick(self, now: float, prefix: Prefix | None = None, adapter: str = "") -> Pod | None:
+        """The pod for a request that need not wait; None when there is none, or others wait for the same already."""
+        for request in self.waiting:
+            if request.adapter == adapter:
+                return None
+        return self._best(now, prefix, adapter)
 
-    def _best(self, now: float, prefix: Prefix | None) -> Pod | None:
-        pods = self.pods
+    def _best(self, now: float, prefix: Prefix | None, adapter: str) -> Pod | None:
+        pods = self._serving(adapter)
         if prefix is not None and len(pods) > 1:
             pod = affinity.choice(pods, prefix.blocks, prefix.first_block, now)
             if pod is not None:
                 return pod
         self.turn += 1
-        return route.least_loaded(self.pods, now, (), self.turn)
+        return route.least_loaded(pods, now, (), self.turn)
 
-    def alternative(self, now: float, tried: Collection[str]) -> Pod | None:
+    def _serving(self, adapter: str) -> list[Pod]:
+        return [pod for pod in self.pods if pod.has(adapter)] if adapter else self.pods
+
+    def alternative(self, now: float, tried: Collection[str], adapter: str) -> Pod | None:
         """Another pod for a request whose pod failed; it was admitted before those that wait."""
-        return route.least_loaded(self.pods, now, tried, self.turn)
+        return route.least_loaded(self._serving(adapter), now, tried, self.turn)
 
     def wait(self, request: Exchange, now: float) -> None:
         """Put a request at the end of the queue."""
@@ -82,19 +86,23 @@ class Lane:
         self.load.waiting = len(self.waiting)
 
     def release(self, now: float) -> None:
-        """Give waiting requests to the pods, in order, as many as these work on at once."""
+        """Give waiting requests to the pods, in order, as many as these work on at once.
+
+        Those whose adapter no pod has yet wait on, and hold up nobody.
+        """
         if not self.waiting or not self.pods:
             return
         if self._empty_since is not None:
             self.load_seconds, self._empty_since = now - self._empty_since, None
         room = sum(route.release_room(self.model, [pod.in_flight for pod in self.pods]))
-        while room and self.waiting:
-            request = next(iter(self.waiting))
-            self.leave(request)
-            pod = self._best(now, request.prefix)
-            assert pod is not None  # noqa: S101  there are pods, and none is excluded
-            request.forward(pod)
-            room -= 1
+        for request in list(self.waiting):
+            if not room:
+                return
+            pod = self._best(now, request.prefix, request.adapter)
+            if pod is not None and request in self.waiting:
+                self.leave(request)
+                request.forward(pod)
+                room -= 1
 
     def fail_waiting(self) -> None:
         """Answer everyone who waits for a model that cannot come up."""

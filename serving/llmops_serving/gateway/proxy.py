@@ -275,6 +275,7 @@ class ClientConnection:
             stream=seen.stream,
             minor=head.minor,
             keep_alive=self._keep_alive,
+            adapter=target.adapter,
             prefix=prefix_of(seen.document, target.adapter) if affine and seen.document else None,
             grant=grant,
         )

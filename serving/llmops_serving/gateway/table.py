@@ -25,12 +25,16 @@ _TELLING_CONDITIONS = frozenset({ConditionType.ACCEPTED, ConditionType.WEIGHTS_R
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One engine pod's address. One that is not `ready` has an IP but its readiness probe has not passed yet."""
+    """One engine pod's address. One that is not `ready` has an IP but its readiness probe has not passed yet.
+
+    `adapters` are those it provably serves; None where nobody says, and then it is asked for any.
+    """
 
     host: str
     port: int
     pod: str = ""
     ready: bool = True
+    adapters: frozenset[str] | None = None
 
     @property
     def address(self) -> str:
@@ -151,11 +155,15 @@ def _static_endpoint(text: Any, where: str) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port))
 
 
-def from_cluster(deployments: Iterable[dict[str, Any]], slices: Iterable[dict[str, Any]]) -> list[Model]:
-    """Models of `LLMDeployment` and `EndpointSlice` objects as the API server returns them.
+def from_cluster(
+    deployments: Iterable[dict[str, Any]],
+    slices: Iterable[dict[str, Any]],
+    pods: Mapping[str, dict[str, Any]] | None = None,
+) -> list[Model]:
+    """Models of `LLMDeployment`, `EndpointSlice` and `Pod` objects as the API server returns them.
 
-    A deployment without endpoints is a model at zero, not an unknown one. Slices of deployments that do not exist
-    (any more) are ignored: their pods are going away.
+    `pods` by `namespace/name` say which adapters they serve. A deployment without endpoints is a model at zero, not an
+    unknown one. Slices of deployments that do not exist (any more) are ignored: their pods are going away.
     """
     endpoints: dict[str, dict[str, Endpoint]] = {}
     for found in slices:
@@ -163,7 +171,7 @@ def from_cluster(deployments: Iterable[dict[str, Any]], slices: Iterable[dict[st
         owner = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
         if owner:
             of_owner = endpoints.setdefault(f"{metadata['namespace']}/{owner}", {})
-            of_owner.update((endpoint.address, endpoint) for endpoint in _slice_endpoints(found))
+            of_owner.update((endpoint.address, endpoint) for endpoint in _slice_endpoints(found, pods))
     return [
         _cluster_model(deployment, tuple(endpoints.get(_key(deployment), {}).values())) for deployment in deployments
     ]
@@ -173,7 +181,7 @@ def _key(found: dict[str, Any]) -> str:
     return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
 
 
-def _slice_endpoints(found: dict[str, Any]) -> Iterable[Endpoint]:
+def _slice_endpoints(found: dict[str, Any], pods: Mapping[str, dict[str, Any]] | None) -> Iterable[Endpoint]:
     ports = {port.get("name"): port.get("port") for port in found.get("ports") or ()}
     port = ports.get("http") or next((number for number in ports.values() if number), None) or names.ENGINE_PORT
     for endpoint in found.get("endpoints") or ():
@@ -182,7 +190,19 @@ def _slice_endpoints(found: dict[str, Any]) -> Iterable[Endpoint]:
             continue
         pod = (endpoint.get("targetRef") or {}).get("name", "")
         # An absent `ready` means ready (EndpointConditions of discovery.k8s.io/v1).
-        yield Endpoint(endpoint["addresses"][0], port, pod, ready=conditions.get("ready") is not False)
+        yield Endpoint(
+            endpoint["addresses"][0],
+            port,
+            pod,
+            ready=conditions.get("ready") is not False,
+            adapters=None if pods is None else _announced(pods.get(f"{found['metadata']['namespace']}/{pod}")),
+        )
+
+
+def _announced(pod: dict[str, Any] | None) -> frozenset[str]:
+    """The adapters that a pod's annotation names; none for a pod that is not known yet."""
+    annotations = (pod or {}).get("metadata", {}).get("annotations") or {}
+    return frozenset(filter(None, annotations.get(names.ADAPTERS_ANNOTATION, "").split(",")))
 
 
 def _cluster_model(found: dict[str, Any], endpoints: tuple[Endpoint, ...]) -> Model:

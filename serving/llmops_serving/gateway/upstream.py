@@ -21,7 +21,7 @@ IDLE_SECONDS: Final = 4.0  # below uvicorn's keep-alive of 5 s, so that the gate
 class Pod(Caching):
     """One engine pod: its load as this process sees it, its health, its connections."""
 
-    __slots__ = ("draining", "failures", "host", "idle", "name", "port", "proven", "usable")
+    __slots__ = ("adapters", "draining", "failures", "host", "idle", "name", "port", "proven", "usable")
 
     def __init__(self, host: str, port: int, address: str, name: str) -> None:
         """A pod nobody has called yet."""
@@ -33,7 +33,12 @@ class Pod(Caching):
         self.draining = False
         self.usable = True
         self.proven = False  # it answered us while the cluster did not call it ready
+        self.adapters: frozenset[str] | None = None  # that it provably serves; None: any
         self.idle: list[Connection] = []
+
+    def has(self, adapter: str) -> bool:
+        """Whether it can be asked for this adapter; empty for the model itself."""
+        return not adapter or self.adapters is None or adapter in self.adapters
 
     def succeeded(self) -> None:
         """The pod answered: it is trusted again."""

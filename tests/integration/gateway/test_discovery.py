@@ -37,7 +37,7 @@ def plane() -> Iterator[ControlPlane]:
 @pytest.fixture(autouse=True)
 def nothing_left(plane: ControlPlane) -> Iterator[None]:
     yield
-    for kind in ("llmdeployments", "endpointslices"):
+    for kind in ("llmdeployments", "endpointslices", "pods"):
         plane.kubectl("delete", kind, "--all", "-n", "default", "--wait=false")
 
 
@@ -112,15 +112,36 @@ def test_a_deployment_is_known_with_its_pods_and_forgotten_with_them(plane: Cont
             assert (seen.hold_seconds, seen.max_held, seen.timeout_seconds) == (30, 7, 20)
 
             apply(plane, endpoint_slice(pod("10.0.0.1"), pod("10.0.0.2", ready=False)))
-            expected = (Endpoint("10.0.0.1", 8000), Endpoint("10.0.0.2", 8000, ready=False))
+            none: frozenset[str] = frozenset()
+            expected = (
+                Endpoint("10.0.0.1", 8000, adapters=none),
+                Endpoint("10.0.0.2", 8000, ready=False, adapters=none),
+            )
             await eventually(lambda: tables.endpoints("default/support") == expected, "its pods are known")
 
             apply(plane, endpoint_slice(pod("10.0.0.1", ready=False, terminating=True), pod("10.0.0.2")))
-            left = (Endpoint("10.0.0.2", 8000),)
+            left = (Endpoint("10.0.0.2", 8000, adapters=none),)
             await eventually(lambda: tables.endpoints("default/support") == left, "a terminating pod is left alone")
 
             plane.kubectl("delete", "llmdeployment", "support", "-n", "default")
             await eventually(lambda: tables.model("default/support") is None, "the model is gone")
+
+    run(scenario)
+
+
+def test_what_adapters_a_pod_serves_is_seen(plane: ControlPlane) -> None:
+    async def scenario() -> None:
+        async with discovery(plane) as tables:
+            apply(plane, deployment())
+            meta = {"name": "engine-1", "namespace": "default", "labels": {"llmops.dev/deployment": "support"}}
+            containers = [{"name": "engine", "image": "engine"}]
+            apply(plane, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers}})
+            apply(plane, endpoint_slice({**pod("10.0.0.1"), "targetRef": {"kind": "Pod", "name": "engine-1"}}))
+            known = Endpoint("10.0.0.1", 8000, "engine-1", adapters=frozenset())
+            await eventually(lambda: tables.endpoints("default/support") == (known,), "the pod is known")
+            plane.kubectl("annotate", "pod", "engine-1", "-n", "default", "llmops.dev/adapters=mails,tickets")
+            loaded = Endpoint("10.0.0.1", 8000, "engine-1", adapters=frozenset({"mails", "tickets"}))
+            await eventually(lambda: tables.endpoints("default/support") == (loaded,), "what it serves is known")
 
     run(scenario)
 
@@ -149,14 +170,14 @@ def test_what_is_known_outlives_the_api_server_and_changes_are_seen_after_it(pla
         async with discovery(plane) as tables:
             apply(plane, deployment())
             apply(plane, endpoint_slice(pod("10.0.0.1")))
-            known = (Endpoint("10.0.0.1", 8000),)
+            known = (Endpoint("10.0.0.1", 8000, adapters=frozenset()),)
             await eventually(lambda: tables.endpoints("default/support") == known, "the pod is known")
             await asyncio.to_thread(plane.stop_apiserver)
             await asyncio.sleep(1.0)  # the time it is away: the claim is that nothing happens in it
             assert tables.endpoints("default/support") == known
             plane.start_apiserver()  # here: its process dies with the thread that starts it
             await asyncio.to_thread(apply, plane, endpoint_slice(pod("10.0.0.9")))
-            newer = (Endpoint("10.0.0.9", 8000),)
+            newer = (Endpoint("10.0.0.9", 8000, adapters=frozenset()),)
             await eventually(lambda: tables.endpoints("default/support") == newer, "the change is seen", 60)
 
     run(scenario)
