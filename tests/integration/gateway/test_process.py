@@ -27,6 +27,7 @@ class Started:
     process: asyncio.subprocess.Process
     http: httpx.AsyncClient
     internal: str
+    routes: Path
 
 
 @contextlib.asynccontextmanager
@@ -37,12 +38,13 @@ async def started(
     *flags: str,
     keys: Sequence[dict[str, object]] = (),
     internal: int = 0,
+    routes: dict[str, object] | None = None,
 ) -> AsyncIterator[Started]:
     port, internal = free_port(), internal or free_port()
-    routes = tmp_path / f"routes-{port}.yaml"
-    document = {"models": [{"name": "support", "endpoints": [engine.address]}], "keys": list(keys)}
-    routes.write_text(json.dumps(document))
-    command = ["-m", "llmops_serving.gateway", "--routes", str(routes), "--host", "127.0.0.1", "--port", str(port)]
+    path = tmp_path / f"routes-{port}.yaml"
+    default = {"models": [{"name": "support", "endpoints": [engine.address]}], "keys": list(keys)}
+    path.write_text(json.dumps(routes or default))
+    command = ["-m", "llmops_serving.gateway", "--routes", str(path), "--host", "127.0.0.1", "--port", str(port)]
     command += [
         "--metrics-port",
         str(internal),
@@ -57,7 +59,7 @@ async def started(
         try:
             async with asyncio.timeout(30):
                 await until_ready(http, f"http://127.0.0.1:{internal}/readyz")
-            yield Started(process, http, f"http://127.0.0.1:{internal}")
+            yield Started(process, http, f"http://127.0.0.1:{internal}", path)
         finally:
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
