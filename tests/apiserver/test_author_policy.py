@@ -12,7 +12,7 @@ import yaml
 
 from hack.cluster.controlplane import ControlPlane
 from tests.apiserver.conftest import client_of
-from tests.apiserver.operating import chart, eventually
+from tests.apiserver.operating import ACCOUNT, chart, eventually
 
 Json = dict[str, Any]
 SPACE = "lending"
@@ -138,6 +138,12 @@ CASES: list[tuple[str, Json, set[str], str]] = [
         {"pods"},
         "",
     ),
+    (
+        "rows to judge by, of a volume",
+        {**job(), "spec": {**job()["spec"], "evaluation": {"dataset": "pvc://models/test.jsonl"}}},
+        {"pods", "the-claim"},
+        "volume claim models",
+    ),
     ("rows of a ConfigMap", job(source="configMap://rows/a.jsonl"), {"pods", "the-rows"}, "ConfigMap rows"),
 ]
 
@@ -162,6 +168,11 @@ def test_a_new_source_for_an_old_secret_is_refused_and_a_label_is_not(policed: C
     with pytest.raises(subprocess.CalledProcessError) as refused:
         policed.kubectl("patch", "llmd/owned", "-n", SPACE, "--type=merge", "-p", patch, "--as=nothing")
     assert "Secret hub" in refused.value.stderr
+
+
+def test_the_operator_copies_what_an_author_was_allowed(policed: ControlPlane) -> None:
+    policed.kubectl("create", "rolebinding", "operator", "--clusterrole=nothing", f"--user={ACCOUNT}", "-n", SPACE)
+    assert refusal(policed, ACCOUNT, job(secretRef=HUB)) == ""
 
 
 def test_the_policy_has_no_mistyped_expression(policed: ControlPlane) -> None:
