@@ -109,7 +109,12 @@ def _log(cluster: Cluster, component: str, pod: Json) -> Iterator[tuple[str, str
 
 
 def masked(value: Any) -> Any:
-    """The value without what a secret may hide in: environment values by name, annotations with whole copies."""
+    """The value without what a secret may hide in: words of programs, environment values, annotations with copies.
+
+    Each text is searched before it is written as JSON, which would put a backslash before the quotes of a secret.
+    """
+    if isinstance(value, str):
+        return redacted(value)
     if isinstance(value, list):
         return [masked(each) for each in value]
     if not isinstance(value, dict):
