@@ -18,6 +18,9 @@ from llmops.shell.resources import Resource
 
 CRD = Resource("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions")
 STORAGE_CLASS = Resource("storage.k8s.io/v1", "StorageClass", "storageclasses")
+POLICY = Resource("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy", "validatingadmissionpolicies")
+OURS = (resources.LLM_DEPLOYMENT, resources.FINE_TUNE_JOB, resources.MODEL_BACKUP)
+SHOWN = 5
 OPERATOR = "app.kubernetes.io/name=llmops,app.kubernetes.io/component=operator"
 ACCELERATORS = ("nvidia.com/", "amd.com/", "gpu.intel.com/", "habana.ai/", "google.com/tpu", "aws.amazon.com/neuron")
 OLDEST_KUBERNETES = (1, 30)  # CEL's fieldPath and ValidatingAdmissionPolicy v1
@@ -37,24 +40,30 @@ class Finding:
 
 def doctor(*, namespace: Where = None, context: Context = None, output: Output = Form.TEXT) -> None:
     """Check the installation. Exit code 1: something is missing or broken."""
-    cluster = Cluster(context)
+    found = findings(Cluster(context), namespace)
+    if output is Form.JSON:
+        print_json([asdict(finding) for finding in found])
+    else:
+        for finding in found:
+            typer.echo(f"{finding.verdict:8} {finding.check:12} {finding.message}")
+    if any(finding.verdict == "problem" for finding in found):
+        raise typer.Exit(NO)
+
+
+def findings(cluster: Cluster, namespace: str | None) -> list[Finding]:
+    """The answer to every question, in the order in which one would ask them."""
     checks: dict[str, Callable[[], Finding]] = {
         "versions": lambda: _versions(cluster),
         "kinds": lambda: _kinds(cluster),
         "operator": lambda: _operator(cluster, namespace),
         "lease": lambda: _lease(cluster, namespace),
         "gateway": lambda: _gateway(cluster, namespace),
+        "policy": lambda: _policy(cluster),
         "storage": lambda: _storage(cluster),
         "accelerators": lambda: _accelerators(cluster),
+        "objects": lambda: _objects(cluster),
     }
-    findings = [_asked(name, check) for name, check in checks.items()]
-    if output is Form.JSON:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            typer.echo(f"{finding.verdict:8} {finding.check:12} {finding.message}")
-    if any(finding.verdict == "problem" for finding in findings):
-        raise typer.Exit(NO)
+    return [_asked(name, check) for name, check in checks.items()]
 
 
 def _asked(name: str, check: Callable[[], Finding]) -> Finding:
@@ -86,8 +95,12 @@ def _kinds(cluster: Cluster) -> Finding:
             raise
         return Finding("kinds", "problem", f"{names.API_VERSION} is not served: install the chart (its crds.enabled)")
     plurals = sorted(plural for plural in served if "/" not in plural)
-    if resources.LLM_DEPLOYMENT.plural not in plurals:
+    missing = sorted({resource.plural for resource in OURS} - served)
+    if resources.LLM_DEPLOYMENT.plural in missing:
         return Finding("kinds", "problem", f"llmdeployments is missing; served: {', '.join(plurals)}")
+    if missing:
+        text = f"{', '.join(missing)} not served: the CRDs are older than this program; upgrade the chart"
+        return Finding("kinds", "warning", text)
     return Finding("kinds", "ok", ", ".join(plurals))
 
 
@@ -129,6 +142,40 @@ def _lease(cluster: Cluster, namespace: str | None) -> Finding:
         since = "never" if held is None else f"{held:.0f} s ago"
         return Finding("lease", "problem", f"held by {holder}, renewed {since}: no operator is active")
     return Finding("lease", "ok", f"held by {holder}")
+
+
+def _policy(cluster: Cluster) -> Finding:
+    """Whether authors are kept from lending rights they lack; told by the object, not by its name."""
+    for policy in cluster.list(POLICY, None):
+        rules = policy["spec"].get("matchConstraints", {}).get("resourceRules", [])
+        if any(names.GROUP in rule.get("apiGroups", []) for rule in rules):
+            return Finding("policy", "ok", policy["metadata"]["name"])
+    text = "no ValidatingAdmissionPolicy for our kinds: whoever may write them can have Secrets of their namespace read"
+    return Finding("policy", "warning", f"{text} (authorPolicy.enabled)")
+
+
+def _objects(cluster: Cluster) -> Finding:
+    """Which objects wait for somebody."""
+    stalled, total = [], 0
+    for resource in OURS:
+        try:
+            found = cluster.list(resource, None)
+        except Refused as refusal:
+            if refusal.status != NOT_SERVED:
+                raise
+            continue
+        total += len(found)
+        for each in found:
+            for condition in each.get("status", {}).get("conditions", []):
+                if condition["type"] == "Stalled" and condition["status"] == "True":
+                    meta = each["metadata"]
+                    stalled.append(f"{each['kind']} {meta['namespace']}/{meta['name']}: {condition['reason']}")
+    if stalled:
+        more = f", and {len(stalled) - SHOWN} more" if len(stalled) > SHOWN else ""
+        return Finding(
+            "objects", "warning", f"{len(stalled)} of {total} wait for somebody: {'; '.join(stalled[:SHOWN])}{more}"
+        )
+    return Finding("objects", "ok", f"{total}, and none waits for somebody")
 
 
 def _storage(cluster: Cluster) -> Finding:

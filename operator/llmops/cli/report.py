@@ -7,14 +7,14 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from llmops.cli import gateway
+from llmops.cli import doctor, gateway
 from llmops.cli.cluster import NO, CliError, Cluster, Context, Json, Namespace, Refused
-from llmops.cli.doctor import OPERATOR
 from llmops.cli.output import now
 from llmops.judge.redaction import MASK, redacted
 from llmops.shell import resources
@@ -56,6 +56,8 @@ def report(
                 "versions.json",
                 json.dumps(_versions(cluster), indent=2),
             )
+            found = doctor.findings(cluster, install_namespace)
+            _add(bundle, "doctor.json", json.dumps([asdict(finding) for finding in found], indent=2))
             for name, text in _everything(cluster, install_namespace):
                 if isinstance(text, Refused):
                     missing.append(f"{name}: {text.message}")
@@ -87,7 +89,7 @@ def _everything(cluster: Cluster, install_namespace: str | None) -> Iterator[tup
         except Refused as refusal:
             if refusal.status != 404:  # a kind this cluster does not serve
                 yield name, refusal
-    for component, selector in (("operator", OPERATOR), ("gateway", gateway.SELECTOR)):
+    for component, selector in (("operator", doctor.OPERATOR), ("gateway", gateway.SELECTOR)):
         try:
             pods = cluster.list(resources.POD, install_namespace, labelSelector=selector)
         except Refused as refusal:

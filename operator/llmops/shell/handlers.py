@@ -62,7 +62,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.server_timeout = 300
     chosen.watching.inactivity_timeout = 70  # a silent connection is a dead one: bookmarks come every minute
     chosen.queueing.worker_limit = 32  # unlimited is one task and one connection per object
-    # A worker that lingers keeps its place, with the object in memory: 32 of them and kopf's 5 s are six objects a second.
+    # A worker that lingers keeps its place and its object: 32 of them and kopf's 5 s are six objects a second.
     chosen.queueing.idle_timeout = 0.05
     chosen.scanning.disabled = True  # our kinds are known; looking for others needs rights we do not want
     return chosen

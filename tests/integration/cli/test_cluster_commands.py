@@ -294,9 +294,28 @@ def test_doctor_names_what_is_missing(cli: Cli, reader: Cli) -> None:
     assert verdicts["versions"] == "ok"
     assert verdicts["kinds"] == "ok"
     assert (verdicts["operator"], verdicts["gateway"], verdicts["lease"]) == ("problem", "problem", "problem")
+    assert verdicts["policy"] == "warning", "the chart with its policy is not installed here"
     limited = {each["check"]: each["verdict"] for each in reader("doctor", "-o", "json").json}
     assert limited["operator"] == "unknown"
     assert limited["kinds"] == "ok"
+
+
+def test_doctor_names_who_waits_for_somebody(plane: ControlPlane, cli: Cli, namespace: str) -> None:
+    made(plane, namespace, ready="False")
+    stalled = {
+        "type": "Stalled",
+        "status": "True",
+        "reason": "ModelNotFound",
+        "message": "m",
+        "lastTransitionTime": MOMENT,
+        "observedGeneration": 1,
+    }
+    patch = json.dumps({"status": {"conditions": [stalled]}})
+    command = ("patch", "llmd", "support", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
+    plane.kubectl(*command)
+    (objects,) = [each for each in cli("doctor", "-o", "json").json if each["check"] == "objects"]
+    assert objects["verdict"] == "warning"
+    assert f"LLMDeployment {namespace}/support: ModelNotFound" in objects["message"]
 
 
 def test_report_has_the_objects_and_no_secret(plane: ControlPlane, cli: Cli, namespace: str, tmp_path: Path) -> None:
@@ -310,6 +329,7 @@ def test_report_has_the_objects_and_no_secret(plane: ControlPlane, cli: Cli, nam
         files = {entry.name: opened.extractfile(entry).read().decode() for entry in opened}  # type: ignore[union-attr]
     everything = "\n".join(files.values())
     assert f"llmops-report/{namespace}/llmdeployments.json" in files
+    assert {"operator", "policy"} <= {each["check"] for each in json.loads(files["llmops-report/doctor.json"])}
     assert SOURCE in everything
     for planted in ("planted-in-a-secret", "planted-in-a-url", "plain-in-the-open"):
         assert planted not in everything
