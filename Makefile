@@ -5,13 +5,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-restore demo-down test test-fast test-compiled lint generate venv tools images clean bench-%
+.PHONY: help demo demo-finetune demo-restore demo-down test test-fast test-compiled lint generate venv tools images clean bench-%
 
 help: ## Show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: ## From an empty machine to a streamed answer of a real model on a real cluster
 	@$(PYTHON) -m hack.demo up
+
+demo-finetune: ## A model is taught, the adapter is loaded into the running engine, both answer
+	@$(PYTHON) -m hack.demo finetune
 
 demo-restore: ## The same, then everything is deleted and comes back from a bucket, equal to the last digit
 	@$(PYTHON) -m hack.demo restore

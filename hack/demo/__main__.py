@@ -36,9 +36,11 @@ Next:
 def main() -> int:
     """Run one verb; 0 only if tokens came from vLLM in a pod."""
     parser = argparse.ArgumentParser(prog="python3 -m hack.demo", description=__doc__)
-    parser.add_argument("verb", choices=["up", "restore", "down"], nargs="?", default="up")
+    parser.add_argument("verb", choices=["up", "finetune", "restore", "down"], nargs="?", default="up")
     verb = parser.parse_args().verb
     try:
+        if verb == "finetune":
+            return taught()
         if verb == "restore":
             return restored()
         if verb == "down":
@@ -65,6 +67,15 @@ def up() -> int:
     say(f"{tokens} tokens from vLLM in {engine.split()[0]}")
     print(NEXT.format(kubeconfig=platform.provider.kubeconfig, system=SYSTEM, question=QUESTION))
     return 0 if tokens else 1
+
+
+def taught() -> int:
+    """Train an adapter on the example's rows, load it into the engine that runs, ask both; 0 if only it was taught."""
+    from hack.demo.finetune import School  # noqa: PLC0415 - only here
+
+    platform = installed(more=("trainer",))
+    with forwarded(platform) as base:
+        return 0 if School(platform, base, "finetune-demo").run() else 1
 
 
 def restored() -> int:
