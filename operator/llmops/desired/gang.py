@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 PORT = 29500  # torchrun's
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-LAUNCHER = "llmops_serving.jobs.finetune.gang"
+LAUNCHER = "llmops_serving.jobs.finetune.launch"
 
 
 def size(job: FineTuneJob) -> int:

@@ -1,0 +1,74 @@
+"""Two pods that train together, started as their Job starts them: torchrun and gloo, here on one machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.api.fine_tune_job import FineTuneJob
+from llmops.desired import gang
+from tests.integration.finetune.conftest import Ended, Jobs, Process, rows
+
+Json = dict[str, Any]
+MODULE = "llmops_serving.jobs.finetune"
+STEPS = 6
+
+
+def spec(batch: int, **changes: Any) -> Json:
+    return {
+        "method": "LoRA",
+        "lora": {"r": 4},
+        "hyperparameters": {
+            "max_steps": STEPS,
+            "learning_rate": "1e-3",
+            "per_device_train_batch_size": batch,
+            "logging_steps": 1,
+        },
+        "checkpoint": {"everySteps": 3},
+        "evaluation": {"maxRows": 0},
+        **changes,
+    }
+
+
+def together(jobs: Jobs, wanted: Json) -> list[Process]:
+    """Both pods, with the address of the first one's host name on this machine."""
+    whole = {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "pvc://data/t.jsonl"}, **wanted}
+    head = {"apiVersion": "llmops.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "t"}}
+    command = gang.command(FineTuneJob.from_manifest({**head, "spec": whole}), "t-training", MODULE)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+    started = []
+    for index in range(2):
+        here = {
+            "python3": str(jobs.python),
+            "--node-rank=$(JOB_COMPLETION_INDEX)": f"--node-rank={index}",
+            "--master-addr=t-training-0.t-training": "--master-addr=127.0.0.1",
+            f"--master-port={gang.PORT}": f"--master-port={port}",
+        }
+        termination = jobs.volume.with_suffix(f".termination-{index}")
+        arguments = ["--spec", json.dumps(whole), "--job", str(jobs.volume), "--model", str(jobs.model)]
+        arguments += ["--termination-log", str(termination)]
+        log = jobs.volume.with_suffix(f".log-{index}")
+        started.append(Process([*(here.get(part, part) for part in command), *arguments], log, termination, {}))
+    return started
+
+
+def losses(ended: Ended) -> list[float]:
+    return [event["loss"] for event in ended.events if event["event"] == "progress" and "loss" in event]
+
+
+def test_two_pods_learn_what_one_learns(jobs: Jobs, tmp_path: Path) -> None:
+    jobs.check(rows(60))
+    first, second = [process.ended() for process in together(jobs, spec(2, nodes=2))]
+    assert (first.code, second.code) == (0, 0), first.output + second.output
+    assert first.outcome["outcome"] == "Completed"
+    alone = Jobs(jobs.python, jobs.model, tmp_path / "alone")
+    alone.check(rows(60))
+    single = alone.train(**spec(4))
+    assert len(losses(first)) == STEPS
+    assert losses(first) == pytest.approx(losses(single), rel=2e-3)
