@@ -101,11 +101,12 @@ def plane(directory: Path) -> Iterator[ProxiedPlane]:
 
 
 @pytest.fixture(scope="module")
-def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
-    operator = Operator(plane, directory, port=free_port(LOOPBACK))
-    yield operator
-    assert operator.stop() == 0
-    assert b"reconcile failed" not in operator.log.read_bytes()
+def operator(plane: ProxiedPlane, directory: Path) -> Iterator[list[Operator]]:
+    """The operator's processes, the last of which runs: one that ends is followed by another, as a kubelet does it."""
+    operators = [Operator(plane, directory, port=free_port(LOOPBACK))]
+    yield operators
+    assert operators[-1].stop() == 0
+    assert b"reconcile failed" not in b"".join(each.log.read_bytes() for each in operators)
 
 
 @pytest.fixture
@@ -201,6 +202,24 @@ def roll(plane: ControlPlane, namespace: str) -> None:
 def rolled(plane: ControlPlane, namespace: str) -> bool:
     path = "jsonpath={.spec.template.spec.containers[0].args}"
     return "128" in plane.kubectl("get", "deployment", "neighbour-engine", "-n", namespace, "-o", path)
+
+
+def test_an_api_server_that_restarts_during_a_rollout_costs_nothing(
+    plane: ProxiedPlane, directory: Path, namespace: str, operator: list[Operator]
+) -> None:
+    before = uids(plane, namespace)
+    roll(plane, namespace)
+    plane.stop_apiserver(grace_seconds=0)
+    plane.start_apiserver()
+
+    def goes_on() -> bool:
+        if operator[-1].process.poll() is not None:
+            operator.append(Operator(plane, directory, name=f"again-{len(operator)}", port=free_port(LOOPBACK)))
+        return rolled(plane, namespace)
+
+    eventually(goes_on, "the rollout to go on", seconds=2 * SECONDS)
+    serve(plane, namespace, "neighbour")
+    assert uids(plane, namespace) == before
 
 
 @pytest.mark.usefixtures("operator")
