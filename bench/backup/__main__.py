@@ -18,7 +18,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.backup", description=__doc__)
     verbs = parser.add_subparsers(dest="verb")
-    comparison = verbs.add_parser("compare", help="against restic, which must be installed (the default)")
+    comparison = verbs.add_parser("compare", help="against restic, the one installed or Debian's (the default)")
     comparison.add_argument("--models", type=Path, help="a directory of models, one directory each, `base` among them")
     comparison.add_argument("--mib", type=int, default=1024, help="size of the synthetic base without --models")
     comparison.add_argument("--repeats", type=int, default=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from hack.cluster import tools
 from llmops_serving.jobs.weights.names import MARKER
 
 KEY = "benchmark-key-0123456789abcdef"
@@ -49,8 +51,14 @@ def job(name: str, scratch: Path, *arguments: str) -> Run:
     return timed(sys.executable, "-m", f"llmops_serving.jobs.{name}", *common, *arguments)
 
 
+@functools.cache
+def _restic() -> str:
+    """The one that is installed, else Debian's."""
+    return shutil.which("restic") or str(tools.unpacked("restic") / "usr" / "bin" / "restic")
+
+
 def restic(scratch: Path, *arguments: str, cwd: Path = ROOT) -> Run:
-    return timed("restic", "--quiet", "--no-cache", "--repo", str(scratch / "restic"), *arguments, cwd=cwd)
+    return timed(_restic(), "--quiet", "--no-cache", "--repo", str(scratch / "restic"), *arguments, cwd=cwd)
 
 
 def disk_write_mb_per_s(scratch: Path, size: int) -> float:
@@ -100,7 +108,9 @@ def compare(models: list[Path], scratch: Path, *, repeats: int) -> dict[str, obj
     ours, theirs = size_of(scratch / "ours"), size_of(scratch / "restic")
     best = {(verb, tool): min(run.seconds for run in table[tool])
             for verb, table in (("backup", first), ("restore", back)) for tool in table}  # fmt: skip
+    version = subprocess.run([_restic(), "version"], check=True, capture_output=True, text=True).stdout.strip()
     return {
+        "peer": version,
         "models": [model.name for model in models],
         "source_bytes": sources,
         "big_file_bytes": big_bytes,
