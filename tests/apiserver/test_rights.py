@@ -20,6 +20,9 @@ import pytest
 import yaml
 
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
+from llmops.api.drift_state import Memories
+from llmops.judge.drift.baseline import Categories
+from llmops.judge.drift.threshold import frozen
 from tests.apiserver.operating import ROOT, SYSTEM, Operator, ProxiedPlane, audited_plane, chart, eventually, groups
 from tests.apiserver.points import BACKUP, WAIT_SECONDS, Space, point
 
@@ -200,14 +203,34 @@ def pod_status(plane: ControlPlane, namespace: str, label: str, status: Json) ->
     plane.kubectl("patch", pods[0], "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
 
 
-def everything(plane: ControlPlane, namespace: str) -> None:
-    """A life that needs each right once."""
-    # What is remembered of traffic, and no longer.
-    memory = ("get", "configmap", "-n", namespace, "-l", "llmops.dev/deployment=sees", "-o", "name")
-    apply(plane, namespace, "sees", model=IMAGE, replicas=0, drift={})
-    eventually(lambda: plane.kubectl(*memory), "a ConfigMap")
+def learned(plane: ControlPlane, namespace: str, name: str) -> None:
+    """What an operator with a Prometheus would have added after a week: a baseline."""
+    stored = json.loads(plane.kubectl("get", "configmap", name, "-n", namespace, "-o", "json"))
+    memory = Memories.model_validate_json(stored["data"]["memory.json"]).signals["FinishReason"]
+    reasons = [Categories({"stop": 930.0, "length": 70.0})] * 10
+    made = frozen("FinishReason", reasons, key=memory.key, signals=1, at=memory.since)
+    baseline = made.model_copy(update={"window": "1h", "learned_from": memory.learn_from})
+    data = {"FinishReason.json": baseline.model_dump_json(by_alias=True)}
+    plane.kubectl("patch", "configmap", name, "-n", namespace, "--type=merge", "-p", json.dumps({"data": data}))
+
+
+def watched(plane: ControlPlane, namespace: str) -> None:
+    """A life of drift: what is remembered, the rules that follow once traffic was learned, and nothing afterwards."""
+    memory = ("get", "configmap,prometheusrule", "-n", namespace, "-l", "llmops.dev/deployment=sees", "-o", "name")
+    apply(plane, namespace, "sees", model=IMAGE, replicas=0, drift={"signals": ["FinishReason"]})
+    eventually(lambda: plane.kubectl(*memory).split() == ["configmap/sees-drift"], "a ConfigMap")
+    learned(plane, namespace, "sees-drift")
+    rules = ("get", "prometheusrule", "sees-drift-rules", "-n", namespace, "--ignore-not-found", "-o", "name")
+    eventually(lambda: plane.kubectl(*rules), "rules for the Prometheus operator")
+    apply(plane, namespace, "sees", model=IMAGE, replicas=0, drift={"signals": ["FinishReason"], "window": "6h"})
+    eventually(lambda: not plane.kubectl(*rules), "no rules: another window learns another bar")
     apply(plane, namespace, "sees", model=IMAGE, replicas=0)
     eventually(lambda: not plane.kubectl(*memory), "no ConfigMap")
+
+
+def everything(plane: ControlPlane, namespace: str) -> None:
+    """A life that needs each right once."""
+    watched(plane, namespace)
     # A size that is changed while the files of a new spec are fetched, and files that are not wanted any more.
     apply(plane, namespace, "moves", model=IMAGE, replicas=0)
     eventually(lambda: reasons(plane, namespace, "llmd", "moves").get("Ready") == "ScaledToZero", "its engines")

@@ -12,9 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from csv import DictReader
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -214,13 +214,30 @@ def alertmanager(home: Path) -> Iterator[str]:
         yield where
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prometheus:
     """One Prometheus, and the Alertmanager it tells."""
 
     url: str
-    rules: Path
+    home: Path
+    command: list[str | Path]
     alertmanager: str
+    _process: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def rules(self) -> Path:
+        """Where its rule files lie."""
+        return self.home / "rules"
+
+    def restart(self) -> None:
+        """End its process and start another on what it has stored."""
+        self.stop()
+        log = self.home / "log"
+        up(self._process.enter_context(process(self.command, log, cwd=self.home)), f"{self.url}/-/ready", log)
+
+    def stop(self) -> None:
+        """End its process."""
+        self._process.close()
 
     def query(self, expression: str) -> list[Json]:
         answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}, timeout=30, trust_env=False)
@@ -274,9 +291,12 @@ def prometheus(home: Path, version: str, scraped: str, history: Iterator[str]) -
         where = f"127.0.0.1:{free_port()}"
         command = [program("prometheus", version), "--config.file=prometheus.yaml", "--storage.tsdb.path=data"]
         command += [f"--web.listen-address={where}", "--web.enable-lifecycle"]
-        with process(command, home / "log", cwd=home) as server:
-            up(server, f"http://{where}/-/ready", home / "log")
-            yield Prometheus(f"http://{where}", rules, told)
+        server = Prometheus(f"http://{where}", home, command, told)
+        try:
+            server.restart()
+            yield server
+        finally:
+            server.stop()
 
 
 @contextmanager
@@ -289,7 +309,8 @@ def sidecar(plane: ControlPlane, servers: Sequence[Prometheus]) -> Iterator[None
             found = json.loads(plane.kubectl("get", "configmaps", "-A", "-l", RULES_LABEL, "-o", "json"))
             files = {name: text for item in found["items"] for name, text in item["data"].items()}
             for server in servers:
-                server.take(files)
+                with suppress(httpx.TransportError):  # it restarts, and reads them then
+                    server.take(files)
 
     thread = threading.Thread(target=carry, daemon=True)
     thread.start()

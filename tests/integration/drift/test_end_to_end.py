@@ -36,7 +36,7 @@ from tests.integration.drift.live import (
 Json = dict[str, Any]
 PER_SECOND = 15
 LESSON_SECONDS = 14 * 60
-SIGNALS = ("PromptTokens", "CompletionTokens", "FinishReason")
+RUNBOOKS = "https://wiki.example.com/runbooks"
 
 
 @dataclass
@@ -45,6 +45,15 @@ class Rig:
     load: Load
     servers: list[Prometheus]
     home: Path
+
+    def operate(self, name: str) -> None:
+        """Start an operator; it asks the first Prometheus."""
+        settings = {"prometheus": {"url": self.servers[0].url}, "runbooks": RUNBOOKS}
+        self.operator = Operator(self.plane, self.home, name=name, port=free_port(), settings=settings)
+
+    def stop(self) -> None:
+        """End the operator."""
+        self.operator.stop()
 
     def live(self, kind: str, name: str) -> Json:
         found: Json = json.loads(self.plane.kubectl("get", kind, name, "-n", NAMESPACE, "-o", "json"))
@@ -106,10 +115,9 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
             for version in ("3", "2")
         ]
         stack.enter_context(sidecar(plane, servers))
-        settings = {"prometheus": {"url": servers[0].url}, "runbooks": "https://wiki.example.com/runbooks"}
-        operator = Operator(plane, tmp_path, port=free_port(), settings=settings)
-        stack.callback(operator.stop)
         built = Rig(plane, load, servers, tmp_path)
+        built.operate("operator-0")
+        stack.callback(built.stop)
         plane.kubectl("create", "namespace", NAMESPACE)
         built.apply(JOB)
         built.apply(deployment(end - LESSON_SECONDS))
@@ -142,11 +150,18 @@ def test_a_second_workload_is_told_and_its_end_too(rig: Rig) -> None:
             "signal": "CompletionTokens",
             "severity": "warning",
         }
-        assert alert["annotations"]["runbook_url"] == "https://wiki.example.com/runbooks#llmtrafficdrift"
-    copies = [each for each in _names(rig, "finetunejobs") if each.startswith("tickets-drift-")]
+        assert alert["annotations"]["runbook_url"] == f"{RUNBOOKS}#llmtrafficdrift"
+    copies = _copies(rig)
     assert [rig.live("finetunejob", each)["spec"]["suspend"] for each in copies] == [True]
-    events = json.loads(rig.plane.kubectl("get", "events.events.k8s.io", "-n", NAMESPACE, "-o", "json"))["items"]
-    assert {"Drifting", "FineTuneCreated"} <= {each["reason"] for each in events if each["regarding"]["name"] == MODEL}
+    until(lambda: {"Drifting", "FineTuneCreated"} <= _events(rig), "both Events")
+
+    # Neither another operator nor another process of Prometheus forgets it, or does anything twice.
+    rig.stop()
+    rig.operate("operator-1")
+    for server in rig.servers:
+        server.restart()
+    until(lambda: all(fires(server) for server in rig.servers), "both to tell it still")
+    assert (rig.drifted()["message"], _copies(rig)) == (told["message"], copies)
 
     # Usual traffic again, and much of it, so that the window soon holds little else.
     rig.load.of(usual, 4 * PER_SECOND)
@@ -155,6 +170,17 @@ def test_a_second_workload_is_told_and_its_end_too(rig: Rig) -> None:
     assert rig.load.failures == []
 
 
-def _names(rig: Rig, kind: str) -> list[str]:
-    listed = rig.plane.kubectl("get", kind, "-n", NAMESPACE, "-o", "name")
-    return [line.partition("/")[2] for line in listed.split()]
+def fires(server: Prometheus) -> bool:
+    """Whether its alert fires and its Alertmanager knows."""
+    return bool(server.query('ALERTS{alertname="LLMTrafficDrift",alertstate="firing"}') and server.alerts())
+
+
+def _events(rig: Rig) -> set[str]:
+    found = json.loads(rig.plane.kubectl("get", "events.events.k8s.io", "-n", NAMESPACE, "-o", "json"))["items"]
+    return {each["reason"] for each in found if each["regarding"]["name"] == MODEL}
+
+
+def _copies(rig: Rig) -> list[str]:
+    listed = rig.plane.kubectl("get", "finetunejobs", "-n", NAMESPACE, "-o", "name")
+    names = [line.partition("/")[2] for line in listed.split()]
+    return [each for each in names if each.startswith("tickets-drift-")]

@@ -1,0 +1,68 @@
+"""What one deployment's rules cost a Prometheus: milliseconds per evaluation, and series; for 3.x and Debian's 2.42.
+
+Each rule's best of sixty looks: its other times measure what else the machine was doing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from llmops import names
+from llmops.api.drift import FrozenBaseline, Signal, Watched
+from llmops.desired.alerts import rule_file
+from llmops.desired.drift_rules import drift_groups
+from llmops.judge.drift.baseline import Categories, Distribution, counted
+from llmops.judge.drift.threshold import frozen
+from tests.integration.drift.live import MODEL, NAMESPACE, Request, conversation, prometheus, recorded
+
+PER_SECOND, SECONDS, WINDOW = 5, 3900, 500
+BUDGET_MS, MOST_SERIES = 5.0, 300
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    """One row per version of Prometheus."""
+    requests = conversation(1)[: PER_SECOND * SECONDS]
+    watched = Watched(namespace=NAMESPACE, model=MODEL)
+    groups = drift_groups(watched, list(baselines(requests)), window="1h")
+    rules = rule_file([each | {"interval": "1s"} for each in groups])
+    for version in ("3", "2"):
+        past = recorded(requests, per_second=PER_SECOND, every=15, end=time.time())
+        with (
+            tempfile.TemporaryDirectory() as home,
+            prometheus(Path(home) / "server", version, "127.0.0.1:9", past) as server,
+        ):
+            server.take({"drift.yaml": rules})
+            milliseconds = best(server.url)
+            [total] = server.query('count({__name__=~"llmops:drift_.+"})')
+        yield {"prometheus": version, "evaluation_ms": milliseconds, "series": int(total["value"][1])}
+
+
+def baselines(requests: list[Request]) -> Iterator[FrozenBaseline]:
+    """All three signals."""
+    parts = [requests[at : at + WINDOW] for at in range(0, len(requests) - WINDOW + 1, WINDOW)]
+    counts: dict[Signal, list[Distribution]] = {
+        "PromptTokens": [counted([each.prompt for each in part], names.TOKEN_BUCKETS) for part in parts],
+        "CompletionTokens": [counted([each.completion for each in part], names.TOKEN_BUCKETS) for part in parts],
+        "FinishReason": [Categories({"stop": WINDOW * 15 / 16, "length": WINDOW / 16})] * len(parts),
+    }
+    for signal, windows in counts.items():
+        yield frozen(signal, windows, key="bench", signals=3, at=datetime(2026, 11, 20, tzinfo=UTC))
+
+
+def best(url: str) -> float:
+    """Milliseconds of one evaluation of the group that scores and alarms."""
+    least: dict[int, float] = {}
+    for _ in range(60):
+        time.sleep(0.5)
+        groups = httpx.get(f"{url}/api/v1/rules", timeout=30, trust_env=False).json()["data"]["groups"]
+        for index, rule in enumerate(groups[0]["rules"] if groups else []):
+            if rule["evaluationTime"]:
+                least[index] = min(rule["evaluationTime"], least.get(index, rule["evaluationTime"]))
+    return round(sum(least.values()) * 1e3, 3)
