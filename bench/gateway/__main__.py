@@ -3,13 +3,16 @@
 Peers are taken from the PATH and from the folder in `LLMOPS_BENCH_PEERS`; those that are missing are left out and said
 to be. Every round visits all legs in turn, so that what disturbs the machine disturbs all of them; CPU time of the
 proxy's processes per unit is the figure that a busy machine bends least, and comes first. Other commands:
-`python -m bench.gateway fuzz --count 1000000`, `python -m bench.gateway streams --count 5000`.
+`python -m bench.gateway fuzz --count 1000000`, `python -m bench.gateway bad --count 10000`,
+`python -m bench.gateway streams --count 5000`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -20,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.gateway import fuzz, legs
+from bench.gateway import bad, fuzz, legs
 from bench.gateway.legs import Leg
 
 CONNECTIONS = 32
@@ -51,11 +54,15 @@ def main() -> int:
     fuzzing = commands.add_parser("fuzz")
     fuzzing.add_argument("--count", type=int, default=1_000_000)
     fuzzing.add_argument("--seed", type=int, default=1)
+    refusing = commands.add_parser("bad")
+    refusing.add_argument("--count", type=int, default=10_000)
     streaming = commands.add_parser("streams")
     streaming.add_argument("--count", type=int, default=5000)
     given = parser.parse_args()
     if given.command == "fuzz":
         return fuzz.main(given.count, given.seed)
+    if given.command == "bad":
+        return refusals(given.count)
     if given.command == "streams":
         return streams(given.count)
     return compare(given.seconds, given.rounds, given.json, given.only)
@@ -141,6 +148,34 @@ def show(results: dict[str, Result]) -> None:
             f"{middle(result.requests_per_second):12.0f}{middle(result.p50_us):9.0f}{middle(result.p99_us):9.0f}"
             f"{result.errors:8}{result.memory_mib:7.0f}"
         )
+
+
+def refusals(count: int) -> int:
+    """Bad requests of thirty kinds at a whole gateway: what each was answered with, and what is left of them."""
+    rng = random.Random(1)
+    wrong: list[str] = []
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
+        ports = legs.free_ports(1)
+        stub = legs.engines(directory, ports)
+        stack.callback(stub.kill)
+        leg = legs.gateway(directory, ports, keyed=False)
+        stack.callback(leg.stop)
+        legs.wait_until_serving(leg)
+        before = leg.memory_bytes()
+        for _ in range(count // len(bad.KINDS) + 1):
+            for kind, (make, statuses) in bad.KINDS.items():
+                with socket.create_connection(("127.0.0.1", leg.port), 10) as connection:
+                    connection.sendall(make(rng))
+                    found = connection.recv(64)
+                if int(found[9:12] or 0) not in statuses:
+                    wrong.append(f"{kind}: {found!r}")
+        legs.wait_until_serving(leg)
+        grown = leg.memory_bytes() - before
+    total = (count // len(bad.KINDS) + 1) * len(bad.KINDS)
+    print(f"{total} bad requests of {len(bad.KINDS)} kinds: {len(wrong)} not refused as they should be, {grown} B left")
+    print("\n".join(wrong[:10]))
+    return 1 if wrong else 0
 
 
 def streams(count: int) -> int:

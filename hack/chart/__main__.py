@@ -70,6 +70,7 @@ class Gateway(Placement):
 
     replicas: int = Field(default=1, ge=1, description="Gateway pods.")
     require_keys: bool = Field(default=False, description="Ask every client for a key.")
+    audit_log: bool = Field(default=False, description="Log a line of JSON per request: no prompt, no key.")
     service: Service = Service()
     termination_grace_period_seconds: int = Field(default=630, ge=0, description="How long answers may be finished.")
 

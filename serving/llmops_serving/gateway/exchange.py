@@ -249,6 +249,17 @@ class Exchange:
             gateway.look_at(bytes(self._text), json_wanted=text.wants_json(_body(self._request)), series=series)
         if self._grant is not None:
             self._grant.meter.settle(self._grant, used)
+        if gateway.audit is not None:
+            key = self._grant.meter.key if self._grant is not None else None
+            gateway.audit.note(
+                model=lane.model.key,
+                adapter=self.adapter,
+                tenant=key.tenant if key is not None else "",
+                key=key.name if key is not None else "",
+                status=status,
+                seconds=now - self._started,
+                tokens=used,
+            )
         if self._ends_at:
             lane.load.in_flight -= 1
             lane.load.last_end = gateway.wall_clock()

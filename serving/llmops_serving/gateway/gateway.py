@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmops_serving.gateway import text
+from llmops_serving.gateway.audit import AuditLog
 from llmops_serving.gateway.exchange import Exchange
 from llmops_serving.gateway.keys import Keyring
 from llmops_serving.gateway.lane import Lane
@@ -66,6 +67,7 @@ class Gateway:
         self.draining = False
         self.on_wait: Callable[[Lane], None] = lambda _lane: None
         self.on_pod: Callable[[Pod], None] = lambda _pod: None
+        self.audit: AuditLog | None = None
         self.ledger = Ledger(process, wall_clock)
         self._pods: dict[str, Pod] = {}
 
@@ -177,6 +179,8 @@ class Gateway:
     def sweep(self) -> None:
         """Once a second: time-outs, idle connections."""
         now = self.now()
+        if self.audit is not None:
+            self.audit.flush()
         for exchange in list(self.exchanges):
             exchange.tick(now)
         for connection in list(self.connections):

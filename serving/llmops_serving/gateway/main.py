@@ -20,6 +20,7 @@ from aiohttp import web
 
 from llmops import names
 from llmops_serving.gateway import kubernetes
+from llmops_serving.gateway.audit import AuditLog
 from llmops_serving.gateway.discovery import (
     ClusterDiscovery,
     FileDiscovery,
@@ -57,6 +58,7 @@ class Settings:
     identity: str
     workers: int
     worker_socket: Path | None
+    audit: bool
     peer_service: str
     peers: frozenset[str]
     pod_name: str
@@ -87,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--worker-socket", type=Path, help=argparse.SUPPRESS)  # set by the parent of several workers
     flags.add_argument("--require-keys", action="store_true", help="ask for API keys: Secrets, or `keys` in the file")
     flags.add_argument("--key-namespace", default="", help="namespace of the keys' Secrets; or POD_NAMESPACE")
+    flags.add_argument("--audit", action="store_true", help="write a line of JSON for every request: no prompt, no key")
     flags.add_argument("--peer-service", default="", help="headless Service of all replicas, who share every limit")
     flags.add_argument(
         "--peer", action="append", default=[], metavar="HOST:PORT", help="internal address of another replica"
@@ -113,6 +116,7 @@ def settings(arguments: list[str], environment: dict[str, str]) -> Settings:
         identity=f"{environment.get('POD_NAME') or socket.gethostname()}-{os.getpid()}",
         workers=given.workers,
         worker_socket=given.worker_socket,
+        audit=given.audit,
         peer_service=given.peer_service,
         peers=frozenset(given.peer),
         pod_name=environment.get("POD_NAME", ""),
@@ -146,6 +150,8 @@ async def serve(chosen: Settings) -> int:
     loop = asyncio.get_running_loop()
     stop = _stop_signal()
     gateway = Gateway(loop, chosen.options, process=chosen.identity)
+    if chosen.audit:
+        gateway.audit = AuditLog(lambda lines: os.write(sys.stdout.fileno(), lines))
     peers = _peers(chosen, gateway)
     try:
         discoveries = _discoveries(chosen, gateway, peers)
@@ -182,6 +188,8 @@ async def serve(chosen: Settings) -> int:
     server.close()
     log.info("draining", requests=len(gateway.exchanges), seconds=chosen.drain_seconds)
     cut = await gateway.drain(chosen.drain_seconds)
+    if gateway.audit is not None:
+        gateway.audit.flush()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 
 import httpx
 import pytest
 
+from llmops_serving.gateway.audit import AuditLog
 from llmops_serving.gateway.keys import Key, keyring
 from llmops_serving.gateway.table import Model
 from tests.integration.gateway.engine import Engine
@@ -102,6 +104,26 @@ def test_requests_per_minute_end_in_429_with_a_time_to_come_back() -> None:
                 )
                 == 3
             )
+
+    run(scenario)
+
+
+def test_the_audit_log_names_the_key_and_holds_nothing_that_was_said() -> None:
+    async def scenario() -> None:
+        async with engines() as [engine], rig(owned("a", "support", engine)) as gateway:
+            written: list[bytes] = []
+            gateway.gateway.audit = AuditLog(written.append)
+            gateway.gateway.admit_keys(keyring([key("sk-secret", "a", "*")]))
+            body = {"model": "support", "messages": [{"role": "user", "content": "what-was-said"}]}
+            headers = {"Authorization": "Bearer sk-secret"}
+            answer = await gateway.http.post("/v1/chat/completions", json=body, headers=headers)
+            gateway.gateway.audit.flush()
+            [line] = [json.loads(line)["audit"] for line in b"".join(written).splitlines()]
+            told = {name: line[name] for name in ("model", "adapter", "tenant", "status", "tokens")}
+            assert told == {"model": "a/support", "adapter": "", "tenant": "a", "status": 200, "tokens": 15}
+            assert line.keys() == {*told, "at", "key", "seconds"}
+            for said in (b"what-was-said", answer.json()["choices"][0]["message"]["content"].encode()):
+                assert said not in b"".join(written)
 
     run(scenario)
 
