@@ -107,10 +107,14 @@ def _answer(client: httpx.Client, body: dict[str, Any]) -> str:
 
 
 def _events(response: httpx.Response) -> Iterator[str]:
-    """Data of server-sent events; comments (the gateway's sign of life while it holds a request) are left out."""
+    """Data of server-sent events; the first comment, the gateway's sign of life while it holds a request, is told."""
+    waited = False
     for line in response.iter_lines():
         if line.startswith("data:"):
             yield line.removeprefix("data:").strip()
+        elif line.startswith(":") and not waited:
+            waited = True
+            typer.echo("(no replica is ready yet; the question is held until one is)", err=True)
 
 
 def _text(event: str) -> str:

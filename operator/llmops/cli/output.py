@@ -30,7 +30,8 @@ def console() -> Console:
 
     from rich.console import Console  # noqa: PLC0415
 
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    # A tree is cut at the width of the console, whatever soft_wrap says; no line of ours is as long as this.
+    return Console(highlight=False) if sys.stdout.isatty() else Console(soft_wrap=True, width=8192, highlight=False)
 
 
 def print_json(value: Any) -> None:

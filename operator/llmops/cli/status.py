@@ -165,7 +165,8 @@ def _tree(deployment: Json, made: dict[str, list[Json] | str]) -> Any:
             continue
         for item in items:
             since = age(item["metadata"]["creationTimestamp"], at)
-            tree.add(f"{kind}/{item['metadata']['name']}  {escape(_state(item))}  [dim]{since}[/]")
+            facts_of_it = [f"{kind}/{item['metadata']['name']}", escape(_state(item)), f"[dim]{since}[/]"]
+            tree.add("  ".join(filter(None, facts_of_it)))
     return tree
 
 

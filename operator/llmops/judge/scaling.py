@@ -251,7 +251,9 @@ def _size(inputs: Inputs, memory: Memory, now: datetime, *, known: bool) -> _Ver
         bound = min(max(wanted, floor), ceiling)
         if demand is None or demand.grow <= bound or wanted > ceiling:
             return bound, Reason.LIMITS_CHANGED, f"between {floor} and {ceiling} replicas are allowed now", None
-    if demand is not None and demand.grow > wanted:
+    # What was asked of a model within the last minute is in the means still, and does not wake it again.
+    asleep = wanted == 0 and load is not None and not load.active
+    if demand is not None and demand.grow > wanted and not asleep:
         return _growth(inputs, demand, wanted, memory, now)
     if load is None or not known:
         heard = "is not" if load is None else "is only partly"

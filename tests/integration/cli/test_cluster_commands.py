@@ -24,6 +24,10 @@ from tests.integration.cli.conftest import Cli
 
 SOURCE = "hf://org/model"
 MOMENT = "2026-11-20T12:00:00Z"
+STUCK = (
+    "GPU nvidia.com/gpu=8 fits no node (largest free: 4 of 4 on gpu-node-with-a-long-name-17). "
+    "Lower spec.accelerator.count or add a node."
+)
 SCALING = f"Replicas follow load between 1 and 4. Last change: 1 to 2: 24 requests in flight (DemandRose, {MOMENT})."
 
 
@@ -46,7 +50,7 @@ def made(plane: ControlPlane, namespace: str, *, ready: str) -> None:
     apply(plane, deployment(namespace))
     live = json.loads(plane.kubectl("get", "llmd", "support", "-n", namespace, "-o", "json"))
     given = [
-        ("Ready", ready, "Serving" if ready == "True" else "WaitingForGPU", "GPU nvidia.com/gpu=8 fits no node."),
+        ("Ready", ready, "Serving" if ready == "True" else "WaitingForGPU", STUCK),
         ("ScalingActive", "True", "FollowingLoad", SCALING),
     ]
     conditions = [
@@ -112,7 +116,7 @@ def test_status_of_one_shows_conditions_and_children(plane: ControlPlane, cli: C
     made(plane, namespace, ready="False")
     answer = cli("status", "support", "-n", namespace)
     assert answer.code == 1, "not ready is a no"
-    assert "Ready=False WaitingForGPU: GPU nvidia.com/gpu=8 fits no node." in answer.out
+    assert f"Ready=False WaitingForGPU: {STUCK}\n" in answer.out, "the remedy stands at its end"
     assert "Deployment/support  0/2 ready" in answer.out
     assert "Pod/support-0" in answer.out
 

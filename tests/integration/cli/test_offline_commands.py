@@ -85,6 +85,7 @@ def offline(tmp_path: Path) -> Cli:
 def test_chat_prints_the_answer_as_it_comes(gateway: Gateway, offline: Cli) -> None:
     answer = offline("chat", "support", "Does it?", "--url", gateway.url, "--key", "llm-x", "--max-tokens", "5")
     assert (answer.code, answer.out) == (0, "It works.\n")
+    assert "the question is held until" in answer.err
     assert gateway.keys == ["Bearer llm-x"]
     assert gateway.bodies[0] == {
         "model": "support",
