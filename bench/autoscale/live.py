@@ -17,9 +17,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.autoscale.world import ENGINE_SECONDS, GATEWAY, SPACE, Engine, World, world
+from bench.autoscale.world import ENGINE_SECONDS, SPACE, Engine, World, world
 from llmops import names
-from llmops.shell.resources import DEPLOYMENT, LLM_DEPLOYMENT
+from llmops.shell.resources import DEPLOYMENT, LLM_DEPLOYMENT, POD
 
 TARGET = 16
 HELD = 1000
@@ -41,6 +41,7 @@ async def _measure(folder: Path, rounds: int, wakes: int) -> Json:
             "restart": await restart(made),
             "wake": await wake(made, wakes),
             "held": await held(made),
+            "continuity": await continuity(made),
         }
 
 
@@ -50,17 +51,17 @@ async def _prepare(made: World) -> None:
     for name in ("bare-step", "bare-wake"):
         await _bare(made, name)
     await made.until(lambda: made.sizes.get("steady-engine") == 1, "the first replica")
-    await _ask("steady")
+    await _ask("steady", made.gateway)
 
 
 async def steps(made: World, rounds: int) -> Json:
     """From half of the target to one and a half: from the first byte of the first new request to the new size."""
     ours, bare = [], []
     path = LLM_DEPLOYMENT.path(SPACE, "steady")
-    async with _streams("steady", TARGET // 2):
+    async with _streams(made, "steady", TARGET // 2):
         for _ in range(rounds):
             begun = time.perf_counter()
-            async with _streams("steady", TARGET):
+            async with _streams(made, "steady", TARGET):
                 ours.append(await made.until(lambda: made.sizes["steady-engine"] > 1, "more replicas") - begun)
             await made.patch(path, {"spec": {"autoscaling": {"maxReplicas": 1}}})
             await made.until(lambda: made.sizes["steady-engine"] == 1, "one replica again")
@@ -76,7 +77,7 @@ async def steps(made: World, rounds: int) -> Json:
 
 async def restart(made: World) -> Json:
     """The operator goes and comes under load that two replicas carry: no size may change."""
-    async with _streams("steady", TARGET * 3 // 2):
+    async with _streams(made, "steady", TARGET * 3 // 2):
         await made.until(lambda: made.sizes["steady-engine"] > 1, "more replicas")
         await asyncio.sleep(1)
         seen = {made.sizes["steady-engine"]}
@@ -102,13 +103,13 @@ async def wake(made: World, rounds: int) -> Json:
     for _ in range(rounds):
         await made.until(lambda: "sleeper" not in made.addresses, "sleep")
         begun = time.perf_counter()
-        await _ask("sleeper")
+        await _ask("sleeper", made.gateway)
         ours.append(time.perf_counter() - begun - ENGINE_SECONDS)
         begun = time.perf_counter()
         await _scale(made, "bare-wake", 1)
         await made.until(lambda: "bare-wake" in made.addresses, "a pod")
         await _healthy(made.addresses["bare-wake"])
-        await _ask("bare-wake", host=made.addresses["bare-wake"], port=names.ENGINE_PORT)
+        await _ask("bare-wake", made.addresses["bare-wake"], names.ENGINE_PORT)
         bare.append(time.perf_counter() - begun - ENGINE_SECONDS)
         await _scale(made, "bare-wake", 0)
         await made.until(lambda: "bare-wake" not in made.addresses, "no pod")
@@ -119,7 +120,7 @@ async def held(made: World) -> Json:
     """A thousand requests for a sleeping model: how many are answered, and how far from their place in the queue."""
     await made.until(lambda: "sleeper" not in made.addresses, "sleep")
     Engine.order.clear()
-    connections = [await asyncio.open_connection(GATEWAY, names.GATEWAY_PORT) for _ in range(HELD)]
+    connections = [await asyncio.open_connection(made.gateway, names.GATEWAY_PORT) for _ in range(HELD)]
     begun = time.perf_counter()
     for number, (_, writer) in enumerate(connections):
         writer.write(_request("sleeper", number=number))
@@ -135,6 +136,74 @@ async def held(made: World) -> Json:
         "farthest from its place": max((abs(number - place) for place, number in enumerate(order)), default=0),
         "seconds": round(seconds, 2),
     }
+
+
+async def continuity(made: World) -> Json:
+    """People stream while everything is changed under them: who is not answered to the end, and why."""
+    path = LLM_DEPLOYMENT.path(SPACE, "many")
+    await _apply(made, "many", minReplicas=1, maxReplicas=8)
+    await made.until(lambda: made.sizes.get("many-engine") == 1, "the first replica")
+    await _ask("many", made.gateway)
+    answered, failures = 0, list[str]()
+    stopping = asyncio.Event()
+
+    async def person() -> None:
+        nonlocal answered
+        while not stopping.is_set():
+            try:
+                await _whole_stream(made.gateway, "many")
+                answered += 1
+            except (OSError, EOFError) as error:
+                failures.append(repr(error))
+
+    async def sized(least: int) -> None:
+        await made.patch(path, {"spec": {"autoscaling": {"minReplicas": least, "maxReplicas": max(least, 1)}}})
+        await made.until(lambda: _settled(made, least), f"{least} ready replicas", 120)
+
+    people = [asyncio.create_task(person()) for _ in range(12)]
+    done = []
+    await sized(3)
+    done.append("1 to 3")
+    lost = next(name for name, owner in made.pods.items() if owner == "many")
+    await made.http.request("DELETE", POD.path(SPACE, lost))
+    await made.until(lambda: lost not in made.pods and _settled(made, 3), "another pod", 120)
+    done.append("a pod deleted")
+    old = {name for name, owner in made.pods.items() if owner == "many"}
+    await made.patch(path, {"spec": {"engine": {"maxModelLen": 128}}})
+    await made.until(lambda: not old & made.pods.keys() and _settled(made, 3), "new pods only", 240)
+    done.append("engine arguments changed")
+    await made.replace_gateway()
+    done.append("gateway replaced")
+    made.stop("operator")
+    made.start_operator()
+    await sized(1)
+    done.append("operator restarted, 3 to 1")
+    await asyncio.sleep(2)
+    stopping.set()
+    await asyncio.gather(*people)
+    return {"streams answered": answered, "failed": len(failures), "why": sorted(set(failures))[:3], "changes": done}
+
+
+def _settled(made: World, replicas: int) -> bool:
+    deployment = made.deployments["many-engine"]
+    state = deployment["status"]
+    return bool(
+        state.get("observedGeneration", 0) == deployment["metadata"]["generation"]
+        and state.get("updatedReplicas") == state.get("readyReplicas") == state.get("replicas") == replicas
+        and sum(owner == "many" for owner in made.pods.values()) == replicas
+    )
+
+
+async def _whole_stream(host: str, model: str) -> None:
+    """One stream on a connection of its own, to its end; EOFError when it ends early."""
+    reader, writer = await asyncio.open_connection(host, names.GATEWAY_PORT)
+    try:
+        writer.write(_request(model, stream=True, tokens=5))
+        text = await asyncio.wait_for(reader.readuntil(b"0\r\n\r\n"), 60)
+    finally:
+        writer.close()
+    if b" 200 " not in text[:20] or b"[DONE]" not in text or b'"error"' in text:
+        raise EOFError(text[:300])
 
 
 async def _apply(made: World, name: str, **autoscaling: Any) -> None:
@@ -157,14 +226,14 @@ async def _scale(made: World, name: str, replicas: int) -> None:
     await made.patch(DEPLOYMENT.path(SPACE, name, "scale"), {"spec": {"replicas": replicas}})
 
 
-def _request(model: str, *, stream: bool = False, number: int = 0) -> bytes:
-    document = {"model": f"{SPACE}/{model}", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100_000}
+def _request(model: str, *, stream: bool = False, number: int = 0, tokens: int = 100_000) -> bytes:
+    document = {"model": f"{SPACE}/{model}", "messages": [{"role": "user", "content": "hi"}], "max_tokens": tokens}
     body = json.dumps({**document, **({"stream": True} if stream else {})}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nX-Number: {number}\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
 
 
-async def _ask(model: str, host: str = GATEWAY, port: int = names.GATEWAY_PORT) -> None:
+async def _ask(model: str, host: str, port: int = names.GATEWAY_PORT) -> None:
     """One answer; refusals, as before the gateway has heard of the model, are asked again."""
     for _ in range(300):
         try:
@@ -195,12 +264,12 @@ async def _healthy(address: str) -> None:
 
 
 @asynccontextmanager
-async def _streams(model: str, count: int) -> AsyncIterator[None]:
+async def _streams(made: World, model: str, count: int) -> AsyncIterator[None]:
     """So many answers under way at once, until the block is left."""
     connections: list[Connection] = []
     try:
         for _ in range(count):
-            reader, writer = await asyncio.open_connection(GATEWAY, names.GATEWAY_PORT)
+            reader, writer = await asyncio.open_connection(made.gateway, names.GATEWAY_PORT)
             connections.append((reader, writer))
             writer.write(_request(model, stream=True))
         yield

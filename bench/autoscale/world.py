@@ -32,8 +32,9 @@ from llmops.shell.resources import DEPLOYMENT, POD
 
 ROOT = Path(__file__).parents[2]
 ENGINE_SECONDS = 0.5
+DRAIN_SECONDS = 1.0  # the preStop hook's pause, until every gateway has heard that the pod goes
 NETWORK = ipaddress.ip_network("10.200.0.0/16")
-GATEWAY = str(NETWORK[-2])
+GATEWAYS = (str(NETWORK[-2]), str(NETWORK[-3]))
 NODE = "bench"
 SPACE = "bench"
 Json = dict[str, Any]
@@ -48,11 +49,20 @@ class Engine(Stub):
     """The stub, and in which order requests came; `health` says so as soon as it listens."""
 
     order: ClassVar[list[bytes]] = []
+    streaming: ClassVar[dict[str, int]] = {}  # by address
 
     def data_received(self, data: bytes) -> None:
         if data.startswith(b"POST") and (at := data.find(b"X-Number: ")) > 0:
             self.order.append(data[at + 10 : data.index(b"\r", at)])
+        self.address: str = self.transport.get_extra_info("sockname")[0]
+        if data.startswith(b"POST") and b'"stream": true' in data:
+            self.streaming[self.address] = self.streaming.get(self.address, 0) + 1
         super().data_received(data)
+
+    def token(self, left: int) -> None:
+        if not left or self.transport.is_closing():
+            self.streaming[self.address] -= 1
+        super().token(left)
 
 
 class World:
@@ -64,10 +74,14 @@ class World:
         self.cluster = Cluster(link)
         self.http = httpx.AsyncClient(base_url=link.url, verify=link.tls or True, timeout=30)
         self.sizes: dict[str, int] = {}  # of the Deployments, as the API server's watch tells
+        self.deployments: dict[str, Json] = {}
+        self.pods: dict[str, str] = {}  # of which deployment, by name
+        self.gateway = GATEWAYS[0]  # where clients are sent to, as by a Service
         self.changed = asyncio.Condition()
         self.addresses: dict[str, str] = {}  # of the newest pod, by deployment; no entry when it is gone
         self._addresses = NETWORK.hosts()
         self._engines: dict[str, asyncio.Task[None]] = {}
+        self._ends: dict[str, asyncio.Task[None]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     async def until(self, holds: Callable[[], bool], what: str, seconds: float = 60) -> float:
@@ -98,6 +112,43 @@ class World:
             LLMOPS_HEALTH_PORT="18099",
         )
 
+    async def start_gateway(self, address: str) -> None:
+        """Another gateway; the operator hears of it as of a pod, through an EndpointSlice."""
+        self.start(
+            address,
+            "llmops_serving.gateway",
+            *("--kubeconfig", str(self.plane.kubeconfig), "--host", address, "--workers", "1", "--drain-seconds", "60"),
+        )
+        meta = {
+            "name": f"gateway-{address}",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": names.gateway_internal("llmops-gateway")},
+        }
+        manifest = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": meta,
+            "addressType": "IPv4",
+            "ports": [{"name": "internal", "port": names.GATEWAY_INTERNAL_PORT}],
+            "endpoints": [{"addresses": [address]}],
+        }
+        await self.cluster.apply(manifest, manager="bench")
+
+    async def replace_gateway(self) -> None:
+        """A rollout of the gateway: the new one answers, clients are sent there, the old one drains."""
+        old, new = self.gateway, GATEWAYS[1]
+        await self.start_gateway(new)
+        ready = f"http://{new}:{names.GATEWAY_INTERNAL_PORT}/readyz"
+        async with httpx.AsyncClient(trust_env=False) as client:
+            while True:
+                with suppress(httpx.HTTPError):
+                    if (await client.get(ready)).status_code == 200:
+                        break
+                await asyncio.sleep(0.05)
+        self.gateway = new
+        await asyncio.sleep(DRAIN_SECONDS)
+        await asyncio.to_thread(self.stop, old)
+
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         process = self._processes.pop(name)
         process.send_signal(number)
@@ -106,9 +157,10 @@ class World:
     async def close(self) -> None:
         for name in list(self._processes):
             self.stop(name, signal.SIGKILL)
-        for task in self._engines.values():
+        tasks = [*self._engines.values(), *self._ends.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._engines.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.http.aclose()
         await self.cluster.close()
 
@@ -119,6 +171,7 @@ class World:
 
     async def watch_sizes(self) -> None:
         async for deployment in self._every(DEPLOYMENT):
+            self.deployments[deployment["metadata"]["name"]] = deployment
             self.sizes[deployment["metadata"]["name"]] = deployment["spec"]["replicas"]
             await self._notify()
 
@@ -127,16 +180,25 @@ class World:
         async for pod in self._every(POD):
             name, owner = pod["metadata"]["name"], pod["metadata"]["labels"][names.LABEL_DEPLOYMENT]
             if pod["metadata"].get("deletionTimestamp"):
-                if name in self._engines:
-                    self._engines.pop(name).cancel()
-                path = POD.path(pod["metadata"]["namespace"], name)
-                await self.http.request("DELETE", path, content='{"gracePeriodSeconds":0}')
-                self.addresses.pop(owner, None)
-                await self._notify()
+                if name in self._engines and name not in self._ends:
+                    self._ends[name] = asyncio.create_task(self._end(name, owner, pod["status"].get("podIP", "")))
             elif name not in self._engines:
                 self.addresses[owner] = str(next(self._addresses))
+                self.pods[name] = owner
                 self._engines[name] = asyncio.create_task(self._engine(pod, self.addresses[owner]))
                 await self._notify()
+
+    async def _end(self, name: str, owner: str, address: str) -> None:
+        """The preStop hook, then the end of the engine and of the pod."""
+        await asyncio.sleep(DRAIN_SECONDS)
+        while Engine.streaming.get(address):  # noqa: ASYNC110 - as the hook does
+            await asyncio.sleep(0.05)
+        self._engines[name].cancel()
+        await self.http.request("DELETE", POD.path(SPACE, name), content='{"gracePeriodSeconds":0}')
+        del self.pods[name]
+        if self.addresses.get(owner) == address:
+            del self.addresses[owner]
+        await self._notify()
 
     async def _notify(self) -> None:
         async with self.changed:
@@ -193,22 +255,19 @@ async def world(folder: Path) -> AsyncIterator[World]:
         subprocess.run(["ip", *command.split()], check=True)
     # the node's health is nobody's business here: without its controller no heartbeat is needed
     arguments = ["--controllers=*,-node-lifecycle-controller"]
-    advertise = [f"--advertise-address={GATEWAY}"]  # it looks for one on an interface otherwise, and there is none
+    advertise = [f"--advertise-address={GATEWAYS[0]}"]  # it looks for one on an interface otherwise, and there is none
     with ControlPlane(
         folder / "plane", controllers=True, apiserver_args=advertise, controller_args=arguments, client_qps=500
     ) as plane:
         plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         plane.kubectl("create", "namespace", SPACE)
-        plane.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": _objects()}))
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+        plane.kubectl("apply", "-f", "-", stdin=json.dumps(node))
         made = World(plane, folder)
         tasks = [asyncio.create_task(made.watch_sizes()), asyncio.create_task(made.run_pods())]
         try:
-            made.start(
-                "gateway",
-                "llmops_serving.gateway",
-                *("--kubeconfig", str(plane.kubeconfig), "--host", GATEWAY, "--workers", "1", "--drain-seconds", "0"),
-            )
+            await made.start_gateway(made.gateway)
             made.start_operator()
             yield made
         finally:
@@ -216,22 +275,3 @@ async def world(folder: Path) -> AsyncIterator[World]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await made.close()
-
-
-def _objects() -> list[Json]:
-    """The node, and where the operator finds the gateway."""
-    return [
-        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}},
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": "gateway",
-                "namespace": "default",
-                "labels": {"kubernetes.io/service-name": names.gateway_internal("llmops-gateway")},
-            },
-            "addressType": "IPv4",
-            "ports": [{"name": "internal", "port": names.GATEWAY_INTERNAL_PORT}],
-            "endpoints": [{"addresses": [GATEWAY]}],
-        },
-    ]
