@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from llmops.api.drift import ActionSpec, DriftSpec
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.meta import Condition
+from llmops.api.problem import NeedsUser
 from llmops.judge import adapters
 from llmops.judge.adapters import Failed, Found, Record
+from llmops.shell import finetunes
 
 Json = dict[str, Any]
 ONE, TWO = "sha256:1111", "sha256:2222"
@@ -212,3 +216,25 @@ def test_the_condition_is_true_when_every_pod_serves_every_adapter() -> None:
     ]
     status = adapters.statuses(deployment(), known, [loaded, failed])[0]
     assert (status.ready_replicas, status.digest, status.message) == (1, ONE, "0.0000 nats")
+
+
+class Stored:
+    """A cluster that holds one FineTuneJob, as an older version of the definition let it in."""
+
+    def __init__(self, live: Json | None) -> None:
+        self.live = live
+
+    async def get(self, *_: object) -> Json | None:
+        return self.live
+
+
+def named(live: Json | None) -> FineTuneJob | None:
+    world: Any = SimpleNamespace(cluster=Stored(live))
+    return asyncio.run(finetunes.named("a", "tickets", world))
+
+
+def test_a_job_that_no_longer_parses_is_told_and_not_taken_for_missing() -> None:
+    assert named(None) is None
+    head = {"apiVersion": "llmops.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "tickets"}}
+    with pytest.raises(NeedsUser, match=r"FineTuneJob tickets, which this names, cannot be read \(spec.baseModel"):
+        named({**head, "spec": {"dataset": {"source": "s3://bucket/t.jsonl"}}})

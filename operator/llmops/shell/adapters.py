@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops import names
-from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.desired import adapters as desired
 from llmops.desired import engine
 from llmops.judge import adapters as judge
 from llmops.judge.adapters import Found, Record
+from llmops.shell import finetunes
 from llmops.shell.cluster import Conflicting
-from llmops.shell.resources import FINE_TUNE_JOB
 from llmops.shell.world import World
 
 Json = dict[str, Any]
@@ -80,8 +79,7 @@ async def known_of(llm: LLMDeployment, world: World) -> dict[str, Found]:
     room = desired.room(llm)
     for adapter in llm.spec.adapters:
         name = adapter.source.partition("://")[2]
-        live = await world.cluster.get(FINE_TUNE_JOB, llm.metadata.namespace, name)
-        job = FineTuneJob.from_manifest(live) if live else None
+        job = await finetunes.named(llm.metadata.namespace, name, world)
         known[adapter.name] = judge.found(llm, adapter, job, room.max_rank if room else 0)
     return known
 

@@ -10,7 +10,6 @@ from typing import Any
 from llmops import names
 from llmops.api import source as sources
 from llmops.api.conditions import Reason
-from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_deployment import LLMDeployment, ModelStatus
 from llmops.desired import engine, serving, training, weights
 from llmops.desired.weights import Made
@@ -18,9 +17,8 @@ from llmops.judge import pods
 from llmops.judge import weights as weights_verdict
 from llmops.judge.status import Serving
 from llmops.judge.verdict import Verdict
-from llmops.shell import adapters, capacity
+from llmops.shell import adapters, capacity, finetunes
 from llmops.shell.mirror import Key
-from llmops.shell.resources import FINE_TUNE_JOB
 from llmops.shell.world import World
 
 Json = dict[str, Any]
@@ -72,8 +70,8 @@ async def children(llm: LLMDeployment, key: Key, world: World, now: datetime) ->
 
 async def _made(source: sources.FineTune, llm: LLMDeployment, world: World) -> Made | Verdict:
     """The model that a FineTuneJob has finished, or why there is nothing to copy yet."""
-    live = await world.cluster.get(FINE_TUNE_JOB, llm.metadata.namespace, source.job)
-    found = weights_verdict.artifact(source.job, FineTuneJob.from_manifest(live) if live else None)
+    job = await finetunes.named(llm.metadata.namespace, source.job, world)
+    found = weights_verdict.artifact(source.job, job)
     if isinstance(found, Verdict):
         return found
     return Made(training.claim_name(source.job), found.path, found.digest)
