@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llmops.api.drift import Watched
+from llmops.desired.backup_rules import backup_groups
 from llmops.desired.drift_rules import drift_groups
 from llmops.desired.slo_rules import slo_groups
 from llmops.judge.drift.baseline import Categories
@@ -17,9 +18,11 @@ SECTIONS = re.findall("^## (.+)$", PAGE, re.MULTILINE)
 BASELINE = frozen(
     "FinishReason", [Categories({"stop": 1000.0})], key="k", signals=1, at=datetime(2026, 11, 20, tzinfo=UTC)
 )
-GROUPS = slo_groups(runbooks="page") + drift_groups(
-    Watched(namespace="a", model="m"), [BASELINE], window="1h", runbooks="page"
-)
+GROUPS = [
+    *slo_groups(runbooks="page"),
+    *backup_groups(runbooks="page"),
+    *drift_groups(Watched(namespace="a", model="m"), [BASELINE], window="1h", runbooks="page"),
+]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]
 
 
