@@ -126,3 +126,26 @@ def test_an_earlier_appointment_overtakes_a_later_one(later: float) -> None:
         await bench.until(1)
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_an_end_that_meets_the_end_of_a_look_is_an_end(turns: int) -> None:
+    """Cancelled in whichever turn of the loop a look ends, every worker ends: a process that must stop stops."""
+
+    async def scenario() -> None:
+        ending: list[asyncio.Task[None]] = []
+
+        async def work(_key: str) -> timedelta | None:
+            ending[0].cancel()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return None
+
+        clock = asyncio.get_running_loop().time
+        wakeups = Wakeups[str](work, workers=2, done=lambda _: None, clock=clock, jitter=lambda: 0.0)
+        ending.append(asyncio.create_task(wakeups.run()))
+        wakeups.wake("a")
+        await asyncio.wait(ending, timeout=30)
+        assert ending[0].done()
+
+    asyncio.run(scenario())

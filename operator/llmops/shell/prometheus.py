@@ -21,9 +21,9 @@ class Silent(Exception):
 class Prometheus:
     """One Prometheus, or anything that speaks its HTTP API."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """`url` is what comes before `/api/v1`; connections are made when first needed."""
-        self._url = url.rstrip("/")
+        self._url, self._timeout_seconds = url.rstrip("/"), timeout_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def query(self, expression: str) -> list[Json]:
@@ -42,7 +42,7 @@ class Prometheus:
 
     async def _ask(self, kind: str, about: dict[str, str]) -> list[Json]:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+            timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
             self._session = aiohttp.ClientSession(timeout=timeout, trust_env=False)
         try:
             async with self._session.post(f"{self._url}/api/v1/{kind}", data=about, allow_redirects=False) as response:

@@ -55,8 +55,10 @@ class Traffic:
         *,
         now: Callable[[], datetime],
         jitter: Callable[[], float],
+        least_pause_seconds: float = LEAST_PAUSE_SECONDS,
     ) -> None:
         """Without a Prometheus every answer is that there is none."""
+        self._least_pause_seconds = least_pause_seconds
         self._prometheus, self._on_answer, self._now = prometheus, on_answer, now
         self._asked: dict[Key, _Asked] = {}
         self._wakeups = Wakeups[Key](self._look, workers=WORKERS, done=self._done, clock=time.monotonic, jitter=jitter)
@@ -96,7 +98,7 @@ class Traffic:
             if before is None or not before.silent:
                 log.warning("Prometheus does not answer", key=str(key), problem=str(problem))
         self._on_answer(key)
-        return timedelta(seconds=max(LEAST_PAUSE_SECONDS, evaluation_seconds(asked.question.window)))
+        return timedelta(seconds=max(self._least_pause_seconds, evaluation_seconds(asked.question.window)))
 
     async def _answer(self, prometheus: Prometheus, asked: _Asked) -> Evidence:
         question = asked.question

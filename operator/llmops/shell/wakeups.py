@@ -93,7 +93,9 @@ class Wakeups(Generic[K]):
             error: BaseException | None = None
             again: timedelta | None = None
             try:
-                again = await asyncio.wait_for(self._work(key), DEADLINE_SECONDS)
+                # Not wait_for: up to Python 3.11 it can lose the cancellation that meets the end of what it waits for.
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    again = await self._work(key)
             except Exception as problem:  # noqa: BLE001 - the one seam where any failure of any key becomes its back-off
                 error = problem
             finally:
@@ -128,6 +130,7 @@ class Wakeups(Generic[K]):
                 return key
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
