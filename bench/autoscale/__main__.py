@@ -75,6 +75,8 @@ def live(rounds: int, wakes: int) -> Json | None:
         f"from its place (16 at once), all after {held['seconds']} s"
     )
     print(f"operator restarted under load: sizes seen {found['restart']['sizes seen']}")
+    whole = found["continuity"]
+    print(f"{whole['streams answered']} streams during {', '.join(whole['changes'])}: {whole['failed']} failed")
     return found
 
 
