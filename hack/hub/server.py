@@ -134,8 +134,13 @@ class Handler(BaseHTTPRequestHandler):
             self._json({"error": str(refused)}, status=refused.status, headers=headers)
 
     def _route(self, url: SplitResult, fault: Fault | None) -> None:
+        path = url.path
+        self._folder, self._prefix = self.server.root, ""
+        if path.startswith(("/api/datasets/", "/datasets/")):  # they are what models are, below a folder of their own
+            self._folder, self._prefix = self.server.root / "datasets", "/datasets"
+            path = path.replace("/api/datasets/", "/api/models/", 1).removeprefix("/datasets")
         for pattern, handler in ROUTES:
-            if match := pattern.match(url.path):
+            if match := pattern.match(path):
                 parts = {key: unquote(value) if value else value for key, value in match.groupdict().items()}
                 getattr(self, f"_{handler}")(parts, parse_qs(url.query), fault)
                 return
@@ -201,14 +206,15 @@ class Handler(BaseHTTPRequestHandler):
             self._file(blob, fault, headers | {"ETag": f'"{blob.oid}"'})
             return
         base = self.server.cdn_url or f"http://{self.headers.get('Host', '')}"
-        location = f"{base}/cdn/{repo.repo_id}/{tree.commit}/{quote(blob.path)}?Expires=4102444800&Signature=local"
+        place = f"{self._prefix}/cdn/{repo.repo_id}/{tree.commit}/{quote(blob.path)}"
+        location = f"{base}{place}?Expires=4102444800&Signature=local"
         linked = {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(blob.size_bytes), "ETag": f'"{blob.oid}"'}
         self._empty(302, headers | linked | {"Location": location})
 
     def _cdn(self, parts: Mapping[str, str], query: Mapping[str, list[str]], fault: Fault | None) -> None:
         if not query.get("Signature"):
             raise Refused(403, "AccessDenied", "the address is not signed")
-        repo = repository.find(self.server.root, parts["repo"])
+        repo = repository.find(self._folder, parts["repo"])
         tree = repo.tree(parts["revision"]) if repo else None
         if not tree:
             raise Refused(404, "NotFound", "no such object")
@@ -226,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
         sent = self.headers.get("Authorization")
         if sent and self.server.tokens and not self._authorized():
             raise Refused(401, "", "Invalid credentials in Authorization header")
-        found = repository.find(self.server.root, repo_id)
+        found = repository.find(self._folder, repo_id)
         if found is None or (found.private and not self._authorized()):  # the real hub does not tell these apart
             raise Refused(404 if self._authorized() else 401, "RepoNotFound", "Repository not found")
         return found

@@ -31,6 +31,7 @@ ENGINE_PORT = 8000
 GATEWAY_PORT = 8080
 GATEWAY_INTERNAL_PORT = 9090
 OPERATOR_HEALTH_PORT = 8081
+TRAINER_METRICS_PORT = 9400
 LOAD_STREAM = "/loadstream"
 # Tokens by month and API key, `MONTH.KEY`, in the gateway's namespace: the operator writes, gateways read.
 USAGE_CONFIG_MAP = "llmops-usage"

@@ -23,6 +23,7 @@ CONFIG = Config.model_validate(
     {
         "images": {"jobs": "llmops/serving:1", "trainer": "llmops/trainer:1", "pullSecrets": ["registry"]},
         "gateway": {"namespace": "llmops-system"},
+        "metricsNamespaces": ["monitoring"],
         "sources": {"huggingFaceEndpoint": "http://hub.example.com", "s3Endpoint": "http://s3.example.com"},
         "profiles": {
             "cpu": {"image": "llmops/engine-cpu:1", "resources": {"requests": {"cpu": "500m", "memory": "3Gi"}}},

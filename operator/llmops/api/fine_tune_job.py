@@ -22,7 +22,7 @@ from llmops.api.rules import Keys, Matches, Rule, Rules, Transition, quoted
 
 BASE_SCHEMES = ("hf", "s3", "gs", "az", "https", "http", "pvc", "oci")
 # A scheme is listed when there is code that acts on it.
-DATASET_SCHEMES = ("s3", "gs", "https", "http", "pvc", "configMap")
+DATASET_SCHEMES = ("hf", "s3", "gs", "https", "http", "pvc", "configMap")
 FRACTION = "^0([.][0-9]{1,4})?$"
 NUMBER = "^-?[0-9]{1,15}([.][0-9]{1,12})?(e-?[0-9]{1,3})?$|^[A-Za-z][A-Za-z0-9_.-]{0,62}$"
 _NAME = re.compile("[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -180,9 +180,18 @@ class DatasetSpec(SpecModel):
     """The examples that are learned from. They are checked on a CPU before an accelerator is taken."""
 
     source: Annotated[str, Field(max_length=1024), sources(DATASET_SCHEMES)] = Field(
-        description="JSONL, JSON, CSV or Parquet, plain or gzip, in one file: s3://, gs://, https://, pvc://CLAIM/PATH "
-        "or configMap://NAME/KEY. Example: s3://bucket/tickets.jsonl."
+        description="JSONL, JSON, CSV or Parquet, plain or gzip, in one file: hf://, s3://, gs://, https://, "
+        "pvc://CLAIM/PATH or configMap://NAME/KEY. Example: s3://bucket/tickets.jsonl."
     )
+    file: Annotated[
+        str,
+        Field(max_length=512),
+        Matches("[A-Za-z0-9_][A-Za-z0-9._/-]*", "'{self}' is no file of a repository: write it like data/train.jsonl"),
+    ] | None = Field(
+        default=None,
+        description="The file of an hf:// source. Default: the only one with rows, or the only one for training. "
+        "Example: data/train.jsonl.",
+    )  # fmt: skip
     secret_ref: SecretRef | None = Field(default=None, description="Credentials for the source. Default: none.")
     format: Literal["Auto", "Messages", "PromptCompletion", "Text", "Preference"] = Field(
         default="Auto", description="What a row holds. Default: Auto, told from the first rows and reported."
@@ -197,6 +206,15 @@ class DatasetSpec(SpecModel):
         "at least 50 rows (but no more than a fifth) and at most 2000. '0' holds none out. Default: '0.05'.",
     )  # fmt: skip
     prepare: PrepareSpec = Field(default=PrepareSpec(), description="What is done with the rows before training.")
+    rules = (
+        Rule(
+            path=".file",
+            cel="!has(self.file) || self.source.startsWith('hf://')",
+            holds=lambda d: d.file is None or d.source.startswith("hf://"),
+            message="only hf:// sources hold several files: name the file in source, and leave file out",
+            cause="FieldValueForbidden",
+        ),
+    )
 
 
 class EvaluationSpec(SpecModel):

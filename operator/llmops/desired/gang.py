@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmops.api.fine_tune_job import FineTuneJob
+from llmops.names import TRAINER_METRICS_PORT
 
 Json = dict[str, Any]
 
@@ -70,13 +71,15 @@ def service(job: FineTuneJob, metadata: Json, selector: dict[str, str]) -> list[
     return [{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}]
 
 
-def traffic(job: FineTuneJob, selector: dict[str, str]) -> Json:
-    """Whom the pods may talk to: each other and the name server; alone, nobody."""
+def traffic(job: FineTuneJob, selector: dict[str, str], scrapers: list[Json]) -> Json:
+    """Whom the pods may talk to: each other and the name server; alone, nobody. `scrapers` may read their metrics."""
+    ports = [{"port": TRAINER_METRICS_PORT, "protocol": "TCP"}]
+    watched: list[Json] = [{"from": scrapers, "ports": ports}] if scrapers else []
     if job.spec.nodes == 1:
-        return {}
+        return {"ingress": watched} if watched else {}
 
     def peers() -> list[Json]:
         return [{"podSelector": {"matchLabels": dict(selector)}}]
 
     names = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
-    return {"ingress": [{"from": peers()}], "egress": [{"to": peers()}, {"ports": names}]}
+    return {"ingress": [{"from": peers()}, *watched], "egress": [{"to": peers()}, {"ports": names}]}

@@ -60,7 +60,7 @@ def objects(
         NeedsUser: the spec asks for what this cluster does not have.
     """
     meeting = gang.service(job, _metadata(job, job_name(job, TRAINING), TRAINING), _selector(job))
-    wanted = [_claim(job), _network_policy(job), *meeting]
+    wanted = [_claim(job), _network_policy(job, config), *meeting]
     if job.spec.suspend or not (check or train):
         return wanted
     chosen, base = profile(job, config), _base(job, deployment)
@@ -152,10 +152,14 @@ def _claim(job: FineTuneJob) -> Json:
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
 
 
-def _network_policy(job: FineTuneJob) -> Json:
-    """Training talks to nobody but to its own pods: model and rows are on its disk."""
+def _network_policy(job: FineTuneJob, config: Config) -> Json:
+    """Training talks to nobody but to its own pods: model and rows are on its disk. Metrics are read from outside."""
     chosen = _selector(job)
-    rules = gang.traffic(job, chosen)
+    scrapers: list[Json] = [
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+        for namespace in config.metrics_namespaces
+    ]
+    rules = gang.traffic(job, chosen, scrapers)
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -243,7 +247,8 @@ def _reach(config: Config, source: sources.Source) -> list[str]:
 def _training(job: FineTuneJob, config: Config, chosen: Profile, base: Base) -> Json:
     container = _container(TRAINING, "llmops_serving.jobs.finetune", job, config, chosen, base)
     container["command"] = gang.command(job, job_name(job, TRAINING), "llmops_serving.jobs.finetune")
-    container["args"].append(f"--image={container['image']}")
+    container["args"] += [f"--image={container['image']}", f"--metrics-port={names.TRAINER_METRICS_PORT}"]
+    container["ports"] = [{"name": "metrics", "containerPort": names.TRAINER_METRICS_PORT, "protocol": "TCP"}]
     resources: Json = {section: dict(values) for section, values in chosen.resources.items()}
     if chosen.resource:
         for section in ("requests", "limits"):

@@ -74,10 +74,21 @@ class Jobs:
     model: Path
     volume: Path
 
-    def start(self, job: str, spec: Json, *arguments: str, environment: dict[str, str] | None = None) -> Process:
+    def start(
+        self,
+        job: str,
+        spec: Json,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        launcher: tuple[str, ...] = (),
+    ) -> Process:
+        """`launcher` has torchrun's options, where several processes are to train."""
         whole = {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "pvc://data/t.jsonl"}, **spec}
         termination = self.volume.with_suffix(".termination")
-        command = [str(self.python), "-m", f"llmops_serving.jobs.{job}", "--spec", json.dumps(whole)]
+        module = f"llmops_serving.jobs.{job}"
+        command = [str(self.python), "-m", module, "--spec", json.dumps(whole)]
+        if launcher:
+            command[2:3] = [f"{module}.launch", *launcher, "-m", module]
         command += ["--job", str(self.volume), "--model", str(self.model), "--termination-log", str(termination)]
         return Process([*command, *arguments], self.volume.with_suffix(".log"), termination, environment or {})
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hack.hub import Hub
 from tests.integration.conftest import S3
 from tests.integration.finetune.conftest import Ended, Jobs, chat, made, rows
 
@@ -99,6 +100,19 @@ def test_rows_come_from_a_bucket(jobs: Jobs, s3: S3) -> None:
     locked = fetched(jobs, source, "--endpoint", s3.endpoint)
     assert (locked.code, locked.outcome["outcome"]) == (40, "DatasetAuthFailed"), locked.output
     assert "spec.dataset.secretRef" in locked.outcome["message"]
+
+
+def test_rows_come_from_a_hub(jobs: Jobs, tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "datasets" / "acme" / "tickets"
+    (folder / "data").mkdir(parents=True)
+    (folder / "README.md").write_text("# Tickets")
+    (folder / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
+    (folder / "data" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(20)))
+    with Hub(tmp_path / "hub") as hub:
+        assert fetched(jobs, "hf://acme/tickets", "--endpoint", hub.url).outcome["rows"] == 60
+        assert any("/datasets/acme/tickets/resolve/" in seen.target for seen in hub.requests)
+        missing = fetched(jobs, "hf://acme/none", "--endpoint", hub.url)
+    assert (missing.code, missing.outcome["outcome"]) == (40, "DatasetNotFound"), missing.output
 
 
 def test_rows_come_from_a_config_map_as_the_kubelet_mounts_it(jobs: Jobs, tmp_path: Path) -> None:

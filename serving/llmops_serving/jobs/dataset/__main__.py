@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,12 +43,14 @@ def dataset(options: argparse.Namespace, environment: Mapping[str, str]) -> Ende
     Raises:
         Stopped, Failure: the data, the settings or the model cannot be used.
     """
-    from llmops_serving.jobs.finetune import settings  # noqa: PLC0415 - imports torch: arguments are judged first
-
     try:
         spec = FineTuneJobSpec.model_validate_json(options.spec, by_alias=True, by_name=False)
     except ValidationError as error:
         raise Stopped("InvalidSpec", str(error.errors()[0]["msg"]), exit_code=2) from error
+    if spec.dataset.source.startswith("hf://") or (spec.evaluation.dataset or "").startswith("hf://"):
+        os.environ["HF_HUB_OFFLINE"] = "0"  # read when the hub's client is imported
+    from llmops_serving.jobs.finetune import settings  # noqa: PLC0415 - imports torch: arguments are judged first
+
     settings.config(spec, options.model, options.job / "data")
     renderer = Renderer.of(options.model, max_length=settings.max_length(spec, options.model))
     wanted = check.Wanted(
@@ -56,24 +59,26 @@ def dataset(options: argparse.Namespace, environment: Mapping[str, str]) -> Ende
         formats.not_taught(spec.method),
         spec.dataset.prepare,
     )
-    file = _file(spec.dataset.source, options.file, options.job / "fetched", options, environment)
+    reach = partial(
+        fetch.fetched, environment=environment, endpoint=options.endpoint, allow_private=options.allow_private
+    )
+    file = _file(
+        spec.dataset.source, options.file, partial(reach, folder=options.job / "fetched", name=spec.dataset.file)
+    )
     asked = spec.evaluation.dataset
-    test = _file(asked, options.test_file, options.job / "fetched-test", options, environment) if asked else None
+    test = _file(asked, options.test_file, partial(reach, folder=options.job / "fetched-test")) if asked else None
     report = check.checked(file, wanted, renderer, options.job / "data", test=test)
     facts = {**report.facts(), "model": size.of(options.model)}
     log.info("checked", **facts)
     return Ended("DatasetValid", report.sentence(), facts=facts)
 
 
-def _file(
-    source: str, mounted: Path | None, folder: Path, options: argparse.Namespace, environment: Mapping[str, str]
-) -> check.File:
+def _file(source: str, mounted: Path | None, fetched: Callable[[str], Path]) -> check.File:
     """Where the file of a source is, and what its author calls it."""
-    name = source.rpartition("/")[2]
     if mounted:
-        return _mounted(mounted, source), name
-    reach = {"endpoint": options.endpoint, "allow_private": options.allow_private}
-    return fetch.fetched(source, folder, environment, **reach), name
+        return _mounted(mounted, source), source.rpartition("/")[2]
+    file = fetched(source)
+    return file, file.name
 
 
 def _mounted(file: Path, source: str) -> Path:

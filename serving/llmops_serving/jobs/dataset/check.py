@@ -162,13 +162,14 @@ def _check(
             out.write(b"%d\t%s\n" % (line, packed))
     report.masked = dict(preparation.masked)
     _refuse_broken(report, name)
-    if len(contents) < LEAST_ROWS:
-        raise invalid(f"{name} has {len(contents)} usable rows: give at least {LEAST_ROWS}, and better hundreds.")
     asked = np.frombuffer(questions, np.uint64)
     sides = split(
         np.frombuffer(contents, np.uint64), asked, wanted.eval_fraction, deduplicate=wanted.prepare.deduplicate
     )
-    report.duplicates = int((~sides.kept).sum())
+    report.duplicates, kept = int((~sides.kept).sum()), int(sides.kept.sum())
+    if kept < LEAST_ROWS:
+        twice = f" and {report.duplicates} duplicates" if report.duplicates else ""
+        raise invalid(f"{name} has {kept} usable rows{twice}: give at least {LEAST_ROWS}, and better hundreds.")
     report.train, report.eval = int((sides.kept & ~sides.held_out).sum()), int(sides.held_out.sum())
     report.leaked = sides.leaked
     _write(folder, sides, renderer, report)

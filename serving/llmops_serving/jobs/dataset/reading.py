@@ -86,9 +86,11 @@ def _beginning(path: Path, name: str, *, packed: bool) -> str:
         with _open(path, packed=packed) as stream:
             data = stream.read(LOOK_BYTES)
     except (OSError, EOFError) as error:
-        raise invalid(f"{name} looks like gzip and cannot be unpacked: {error}.") from error
+        raise invalid(
+            f"{name} looks like gzip and cannot be unpacked ({error}): compress it again, or send it plain."
+        ) from error
     if not data.strip():
-        raise invalid(f"{name} is empty.")
+        raise invalid(f"{name} is empty: write at least two rows, one JSON object per line.")
     if b"\0" in data:
         raise invalid(f"{name} is binary: write JSONL, JSON, CSV or Parquet (UTF-8, plain or gzip).")
     return data.decode("utf-8-sig", "replace").lstrip()

@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 import tempfile
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from llmops_serving.jobs.ending import EXIT_INTERRUPTED
 from llmops_serving.jobs.outcome import EXIT_BUG, EXIT_TIME_MAY_HEAL, EXIT_USER_MUST_ACT
 
 VERDICTS = "LLMOPS_GANG_VERDICTS"  # where a process that has come to an end says so; it then exits with 0
@@ -43,10 +45,15 @@ def main(argv: list[str]) -> NoReturn:
     from torch.distributed.launcher.api import elastic_launch  # noqa: PLC0415
     from torch.distributed.run import config_from_args, parse_args  # noqa: PLC0415
 
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGINT"
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own choice, without its warning
     signal.signal(signal.SIGTERM, _pass_on)
-    config, command, arguments = config_from_args(parse_args(argv))
+    # Otherwise processes that begin anew would find the addresses of those that were lost.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    options = parse_args(argv)
+    options.signals_to_handle = "SIGINT"
+    if options.standalone:  # as torchrun does it: a port that is free, and a name nobody else has
+        options.rdzv_backend, options.rdzv_endpoint, options.rdzv_id = "c10d", "localhost:0", uuid.uuid4().hex
+    config, command, arguments = config_from_args(options)
     with tempfile.TemporaryDirectory(prefix="gang-") as folder:
         os.environ[VERDICTS] = folder
         with suppress(ChildFailedError):  # the processes have logged why
@@ -56,10 +63,13 @@ def main(argv: list[str]) -> NoReturn:
 
 
 def _pass_on(number: int, _: object) -> None:
-    for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text(encoding="ascii").split():
-            with suppress(ProcessLookupError):
-                os.kill(int(child), number)
+    tasks = Path("/proc/self/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text(encoding="ascii").split()]
+    if not children:  # the processes still wait for those of other pods: nothing was learned
+        os._exit(EXIT_INTERRUPTED)
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`hf://ORG/NAME`: the Hugging Face Hub or a mirror, listed by its own client and read file by file.
+"""`hf://ORG/NAME`, a model or a data set: the Hugging Face Hub or a mirror, listed by its own client, read by file.
 
 The client resolves the revision and lists the tree with digests. Bodies are read here rather than by its
 `snapshot_download`, which checks sizes only, keeps a cache beside the files and cannot be asked for a digest per file.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Literal
 
 from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.errors import (
@@ -32,9 +33,19 @@ API_SECONDS = 60.0
 
 
 class HubSource:
-    """A model repository at one revision. The hub client takes its proxy from the environment."""
+    """A repository at one revision. The hub client takes its proxy from the environment."""
 
-    def __init__(self, repo_id: str, revision: str, *, endpoint: str | None, token: str | None, proxy: str) -> None:
+    def __init__(
+        self,
+        repo_id: str,
+        revision: str,
+        *,
+        endpoint: str | None,
+        token: str | None,
+        proxy: str,
+        kind: Literal["model", "dataset"] = "model",
+    ) -> None:
+        self._kind = kind
         self.repo_id, self.revision, self.token = repo_id, revision, token
         self.endpoint = (endpoint or DEFAULT_ENDPOINT).rstrip("/")
         self._api = HfApi(endpoint=self.endpoint, token=token or False)
@@ -45,7 +56,8 @@ class HubSource:
         with self._sorted():
             self._commit = pinned or self._resolved()
             files: list[RemoteFile] = []
-            for entry in self._api.list_repo_tree(self.repo_id, recursive=True, revision=self._commit):
+            tree = self._api.list_repo_tree(self.repo_id, recursive=True, revision=self._commit, repo_type=self._kind)
+            for entry in tree:
                 if isinstance(entry, RepoFile):
                     files.append(_remote(entry))
                 if len(files) > MAX_FILES:
@@ -53,7 +65,7 @@ class HubSource:
         return Listing(self._commit, tuple(files))
 
     def open(self, file: RemoteFile, offset: int) -> AbstractContextManager[Body]:
-        url = hf_hub_url(self.repo_id, file.path, revision=self._commit, endpoint=self.endpoint)
+        url = hf_hub_url(self.repo_id, file.path, repo_type=self._kind, revision=self._commit, endpoint=self.endpoint)
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         # No If-Range: a commit's files do not change, and the CDN behind the redirect has ETags of its own.
         return http.opened(self._http, url, offset=offset, size_bytes=file.size_bytes, headers=headers, validator=None)
@@ -62,7 +74,8 @@ class HubSource:
         return True
 
     def _resolved(self) -> str:
-        commit = self._api.model_info(self.repo_id, revision=self.revision, timeout=API_SECONDS).sha
+        about = self._api.repo_info(self.repo_id, repo_type=self._kind, revision=self.revision, timeout=API_SECONDS)
+        commit = about.sha
         if not commit or not re.fullmatch(r"[0-9a-f]{40}", commit):
             raise Failure(Reason.MODEL_NOT_FOUND, f"{self.endpoint} resolves {self.revision} to no commit.")
         return commit
@@ -79,7 +92,9 @@ class HubSource:
             raise Failure(Reason.MODEL_NOT_FOUND, f"{place} has no revision {self.revision!r}.") from error
         except RepositoryNotFoundError as error:
             private = "" if self.token else ", or it is private and needs HF_TOKEN in spec.model.secretRef"
-            raise Failure(Reason.MODEL_NOT_FOUND, f"{place}: no such model on {self.endpoint}{private}.") from error
+            raise Failure(
+                Reason.MODEL_NOT_FOUND, f"{place}: no such {self._kind} on {self.endpoint}{private}."
+            ) from error
         except HFValidationError as error:
             raise Failure(Reason.SOURCE_INVALID, f"{place}: {error}") from error
         except HfHubHTTPError as error:

@@ -1,0 +1,1 @@
+"""Fine-tuning: speed beside its peers, and what kills cost."""
