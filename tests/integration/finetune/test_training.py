@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.finetune import kills
 from tests.integration.finetune.conftest import Ended, Jobs, rows
 
 pytestmark = pytest.mark.timeout(1200)
 Json = dict[str, Any]
 
-BASE: Json = {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "pvc://data/t.jsonl"}}
 STEPS = 24
 SPEC: Json = {
     "hyperparameters": {
@@ -34,19 +34,50 @@ def artifact(jobs: Jobs, ended: Ended) -> Path:
     return jobs.volume / str(ended.outcome["uri"])
 
 
+def curve(folder: Path) -> dict[int, float]:
+    history = json.loads((folder / "report.json").read_text())["history"]
+    return {entry["step"]: entry["loss"] for entry in history if "loss" in entry}
+
+
+def step(events: list[Json]) -> int:
+    return max((event["step"] for event in events if event["event"] == "progress"), default=0)
+
+
 def test_a_run_that_is_evicted_killed_and_torn_ends_as_if_nothing_had_happened(jobs: Jobs) -> None:
     jobs.given(rows(120))
-    numbers = SPEC["hyperparameters"] | {"max_steps": 75}
-    spec = BASE | SPEC | {"hyperparameters": numbers, "checkpoint": {"everySteps": kills.EVERY, "keep": 2}}
-    calm = kills.Trainer(jobs.python, jobs.model, jobs.volume, spec)
-    found = kills.kills(calm, kills.copied(calm, jobs.volume.with_name("disturbed")), told=3, killed=3, seed=SEED)
-    assert (found["completed"], found["same_curve"], found["same_digest"], found["steps"]) == (True, True, True, 75), (
-        found
-    )
-    assert found["steps_lost_when_told"] == [0, 0, 0], found
-    assert found["interrupted_exit_codes"] == 3, found
-    assert all(0 <= lost <= kills.EVERY for lost in found["steps_lost_when_killed"]), found
-    assert (found["killed"], found["restarts"], found["torn_checkpoints_passed_over"]) == (3, 6, 1), found
+    calm = Jobs(jobs.python, jobs.model, jobs.volume.with_name("calm"))
+    calm.given(rows(120))
+    undisturbed = calm.train(**SPEC)
+    assert undisturbed.outcome["outcome"] == "Completed", undisturbed.output
+
+    moments = random.Random(SEED)
+    first = moments.randint(2, 9)
+    evicted = jobs.start("finetune", SPEC)
+    evicted.until(lambda events: step(events) >= first)
+    evicted.process.send_signal(signal.SIGTERM)
+    ended = evicted.ended()
+    assert (ended.code, ended.outcome["outcome"]) == (43, "Interrupted"), ended.output
+    stopped_at = ended.outcome["step"]
+
+    killed = jobs.start("finetune", SPEC)
+    killed.until(lambda events: any(event["event"] == "checkpoint" and event["step"] >= 12 for event in events))
+    begun = next(event["step"] for event in killed.events() if event["event"] == "progress" and "loss" in event)
+    killed.process.kill()
+    killed.ended()
+    assert begun == stopped_at + 1  # an eviction with notice costs no step
+
+    newest = max((jobs.volume / "checkpoints").iterdir())
+    torn = newest / "adapter_model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-100])
+    again = jobs.train(**SPEC)
+    assert again.outcome["outcome"] == "Completed", again.output
+    resumed = next(event["step"] for event in again.events if event["event"] == "progress" and "loss" in event)
+    assert resumed <= int(newest.name.removeprefix("step-"))
+
+    assert again.outcome["digest"] == undisturbed.outcome["digest"]
+    assert curve(artifact(jobs, again)) == curve(artifact(calm, undisturbed))
+    assert len(curve(artifact(jobs, again))) == STEPS
+    assert again.outcome["restarts"] == 2
 
 
 def test_the_artifact_can_be_served_and_says_where_it_comes_from(jobs: Jobs) -> None:
