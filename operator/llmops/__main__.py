@@ -36,8 +36,10 @@ def main() -> int:
         sys.stderr.write(f"llmops: {error}\n")
         return 2
     configure_logs(config.log_level)
+    pod = os.environ.get("POD_NAME", "")
     identity = Identity(
-        name=f"{os.environ.get('POD_NAME', socket.gethostname())}_{uuid.uuid4().hex[:8]}",
+        name=f"{pod or socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        pod=pod,
         namespace=os.environ.get("LLMOPS_NAMESPACE", link.namespace),
         version=_version(),
     )

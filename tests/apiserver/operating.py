@@ -75,18 +75,24 @@ def audited_plane(directory: Path, controller_args: Sequence[str] = ()) -> Itera
 
 
 @functools.cache
-def rendered_chart(*settings: str, release: str = "llmops") -> tuple[Json, ...]:
+def rendered_chart(*settings: str, release: str = "llmops", namespace: str = SYSTEM) -> tuple[Json, ...]:
     """Every object of the chart, with these flags of helm."""
-    command = [tools.program("helm", "helm"), "template", release, ROOT / "helm" / "llmops", "-n", SYSTEM, *settings]
+    helm = [str(tools.program("helm", "helm")), "template", release, str(ROOT / "helm" / "llmops")]
+    command = [*helm, "-n", namespace, *settings]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return tuple(document for document in yaml.safe_load_all(rendered) if document)
 
 
-def chart(*settings: str, release: str = "llmops") -> str:
+RIGHTS = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
+SHARED = ("CustomResourceDefinition", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+
+
+def chart(
+    *settings: str, release: str = "llmops", namespace: str = SYSTEM, kept: Sequence[str] = (*RIGHTS, *SHARED)
+) -> str:
     """CRDs, rights and policies of the chart, without its pods."""
-    kept = ("CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount")
-    kept += ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    return yaml.safe_dump_all(found for found in rendered_chart(*settings, release=release) if found["kind"] in kept)
+    found = rendered_chart(*settings, release=release, namespace=namespace)
+    return yaml.safe_dump_all(document for document in found if document["kind"] in kept)
 
 
 def configuration(**changes: Any) -> Json:
@@ -98,6 +104,37 @@ def configuration(**changes: Any) -> Json:
     }
     gateway = {"namespace": SYSTEM, "service": "llmops-gateway"}
     return {"images": {"jobs": "jobs:1", "trainer": "trainer:1"}, "gateway": gateway, "profiles": profiles, **changes}
+
+
+def started(
+    proxy: FaultProxy,
+    directory: Path,
+    *,
+    name: str,
+    port: int,
+    home: str = SYSTEM,
+    kubeconfig: Path | None = None,
+    **config: Any,
+) -> subprocess.Popen[bytes]:
+    """An operator process with its Lease in the namespace `home`; its log is `NAME.log`.
+
+    It goes through the proxy, unless a kubeconfig of its own is given.
+    """
+    settings = directory / f"{name}.config"
+    settings.write_text(json.dumps(configuration(**config)))
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(kubeconfig or proxy.kubeconfig(directory / f"{name}.kubeconfig", name)),
+        "LLMOPS_CONFIG": str(settings),
+        "LLMOPS_NAMESPACE": home,
+        "LLMOPS_HEALTH_PORT": str(port),
+        "POD_NAME": name,
+    }
+    with (directory / f"{name}.log").open("ab") as log:
+        command = [sys.executable, "-m", "llmops"]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+    proxy.pids[name] = process.pid
+    return process
 
 
 class Operator:
@@ -116,23 +153,9 @@ class Operator:
     ) -> None:
         """`account` is another than the chart's, past the proxy; `settings` are changes of the configuration."""
         self.log = directory / f"{name}.log"
-        config = directory / f"{name}.yaml"
-        config.write_text(json.dumps(configuration(**settings or {})))
-        if account:
-            kubeconfig = plane.kubeconfig_for(account, groups(account))
-        else:
-            kubeconfig = plane.proxy.kubeconfig(directory / f"{name}.kubeconfig", name)
-        environment = {
-            **os.environ,
-            "KUBECONFIG": str(kubeconfig),
-            "LLMOPS_CONFIG": str(config),
-            "LLMOPS_NAMESPACE": SYSTEM,
-            "LLMOPS_HEALTH_PORT": str(port),
-            "POD_NAME": name,
-        }
-        with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "llmops"]
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+        kubeconfig = plane.kubeconfig_for(account, groups(account)) if account else None
+        settings = {"kubeconfig": kubeconfig, **(settings or {})}
+        self.process = started(plane.proxy, directory, name=name, port=port, **settings)
         if not standby:
             eventually(lambda: b"leading" in self.log.read_bytes(), f"{name} to lead; see {self.log}", seconds=60)
 

@@ -29,21 +29,25 @@ class Standing:
     def before(self, call: Call) -> int:
         """Judge a request that is about to be sent on; returns the newest version known of its object."""
         for broken in _broken(call):
-            self.violations.append(f"{call.source}: {call}: {broken}")
+            self.violations.append(f"{call.source}: {call.namespace}: {call}: {broken}")
         if call.writes and not call.is_lease and call.source != self.leader:
-            self.violations.append(f"{call.source}: {call}: a write, while the leader is {self.leader or 'nobody'}")
+            self.violations.append(
+                f"{call.source}: {call.namespace}: {call}: a write, while the leader is {self.leader or 'nobody'}"
+            )
         return self._versions.get(self._identity(call), 0)
 
     def after(self, call: Call, answer: Json, known: int) -> None:
         """Judge what came of it."""
         if call.is_lease and call.writes and call.status in (200, 201):
             self.leader = call.source if call.wish["spec"].get("holderIdentity") else ""
+        if call.subresource == "status" and call.status in (400, 422):
+            self.violations.append(f"{call.source}: {call.namespace}: {call}: refused: {answer.get('message')}")
         version = self.learn(call, answer)
         if call.verb != "patch" or call.namespace in self._disturbed or not version or version > known:
             return
         self._vain[str(call)] += 1
         if call.subresource == "status" or self._vain[str(call)] > VAIN_CHILD_WRITES:
-            self.violations.append(f"{call.source}: {call}: it changed nothing")
+            self.violations.append(f"{call.source}: {call.namespace}: {call}: it changed nothing")
 
     def learn(self, call: Call, manifest: Json) -> int:
         """Take note of an object's version, wherever it is seen; 0 where there is none."""

@@ -23,6 +23,8 @@ class Fault(StrEnum):
     TRUNCATED = "truncated"
     HANG = "hang"
     DELAY = "delay"
+    DELETED = "deleted"
+    RECREATED = "recreated"
 
     @property
     def kills(self) -> bool:
@@ -31,9 +33,11 @@ class Fault(StrEnum):
     @property
     def commits(self) -> bool:
         """Whether the API server carries the write out nevertheless."""
-        return self in (Fault.KILL_AFTER, Fault.LOST, Fault.TRUNCATED, Fault.DELAY)
+        return self in _COMMITTED
 
 
+_COMMITTED = (Fault.KILL_AFTER, Fault.LOST, Fault.TRUNCATED, Fault.DELAY, Fault.DELETED, Fault.RECREATED)
+ENDING = (Fault.DELETED, Fault.RECREATED)  # the object does not survive them: only for a step that creates it
 MEANING = {
     Fault.KILL_BEFORE: "the operator is killed before the write reaches the API server, and started again",
     Fault.KILL_AFTER: "the operator is killed after the write is committed and before it hears of it",
@@ -48,6 +52,8 @@ MEANING = {
     Fault.TRUNCATED: "the write is committed and the connection ends in the middle of the answer",
     Fault.HANG: "no answer, not carried out, until the client gives up",
     Fault.DELAY: "carried out and answered after 3 s",
+    Fault.DELETED: "the user deletes the object while the write is on its way; nothing may be left",
+    Fault.RECREATED: "the user deletes and creates the object anew while the write is on its way",
 }
 RETRY_AFTER_SECONDS = 2
 DELAY_SECONDS = 3.0

@@ -50,6 +50,7 @@ class FaultProxy:
         standing: What must hold for all of them.
         watches: The open watches and their faults.
         pids: The process of each operator, for the faults that kill.
+        struck: By namespace, what to do when a fault strikes there, while the write waits.
         away: While true every connection is reset: the API server is not there.
     """
 
@@ -62,7 +63,7 @@ class FaultProxy:
         self.standing = Standing()
         self.pids: dict[str, int] = {}
         self.away = False
-        self.struck: Callable[[Call], None] = lambda _: None
+        self.struck: dict[str, Callable[[Call], None]] = {}
         self._written: Counter[str] = Counter()
         self._lists: dict[str, bytes] = {}
         self._loop = uvloop.new_event_loop()
@@ -94,6 +95,12 @@ class FaultProxy:
         }
         path.write_text(json.dumps(content))
         return path
+
+    def plan_next(self, namespace: str, number: int, fault: Fault) -> tuple[str, int]:
+        """Plan a fault for the nth write from now on; its key in `plan`."""
+        key = namespace, self._written[namespace] + number
+        self.plan[key] = fault
+        return key
 
     def writes(self, namespace: str) -> list[Call]:
         """The writes of a namespace so far, in order."""
@@ -155,14 +162,18 @@ class FaultProxy:
             return await self._forward(request, call)
         if fault == Fault.DELAY:
             await asyncio.sleep(DELAY_SECONDS)
+        if (struck := self.struck.get(call.namespace)) and not fault.kills:
+            await self._loop.run_in_executor(None, struck, call)
         answer = await self._forward(request, call) if fault.commits else None
-        self.struck(call)
         if fault.kills:
             os.kill(self.pids[call.source], signal.SIGKILL)
+            self.standing.leader = ""
+            if struck:
+                struck(call)
             return _reset(request)
         if fault == Fault.HANG:
             await asyncio.Event().wait()
-        if fault == Fault.DELAY and answer:
+        if fault in (Fault.DELAY, Fault.DELETED, Fault.RECREATED) and answer:
             return answer
         if fault == Fault.TRUNCATED and answer:
             return await _truncated(request, answer)
@@ -184,7 +195,7 @@ class FaultProxy:
             }
         if call.status == 200 and call.verb == "list":
             self._lists.setdefault(request.raw_path, body)
-        if call.status in (200, 201) and kept.get("Content-Type", "").startswith("application/json"):
+        if kept.get("Content-Type", "").startswith("application/json"):
             answer: Json = orjson.loads(body)
             call.version = str(answer.get("metadata", {}).get("resourceVersion", ""))
             self.standing.after(call, answer, known)

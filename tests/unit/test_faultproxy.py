@@ -64,28 +64,28 @@ def test_a_write_by_a_former_leader_is_noticed() -> None:
     standing = led("a")
     sent(standing, "b", "PUT", LEASE, {"spec": {"holderIdentity": "b"}})
     sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
-    assert standing.violations == ["a: patch services/m-engine: a write, while the leader is b"]
+    assert standing.violations == ["a: team: patch services/m-engine: a write, while the leader is b"]
 
 
 def test_a_write_after_the_lease_was_given_back_is_noticed() -> None:
     standing = led("a")
     sent(standing, "a", "PUT", LEASE, {"spec": {"holderIdentity": ""}})
     sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
-    assert standing.violations == ["a: patch services/m-engine: a write, while the leader is nobody"]
+    assert standing.violations == ["a: team: patch services/m-engine: a write, while the leader is nobody"]
 
 
 def test_a_status_that_changes_nothing_is_noticed() -> None:
     standing = led()
     for _ in range(2):
         sent(standing, "a", "PATCH", f"{OURS}/status?fieldManager=x", {"status": {}}, version=8)
-    assert standing.violations == ["a: patch llmdeployments/m/status: it changed nothing"]
+    assert standing.violations == ["a: team: patch llmdeployments/m/status: it changed nothing"]
 
 
 def test_a_child_applied_in_vain_again_and_again_is_noticed() -> None:
     standing = led()
     for _ in range(3):
         sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}}, version=8)
-    assert standing.violations == ["a: patch services/m-engine: it changed nothing"]
+    assert standing.violations == ["a: team: patch services/m-engine: it changed nothing"]
 
 
 def test_a_write_may_be_repeated_where_its_answer_was_lost() -> None:

@@ -149,3 +149,30 @@ def test_an_end_that_meets_the_end_of_a_look_is_an_end(turns: int) -> None:
         assert ending[0].done()
 
     asyncio.run(scenario())
+
+
+def test_an_appointment_that_comes_while_a_key_is_worked_on_does_not_work_on_it_twice_at_once() -> None:
+    async def scenario() -> tuple[int, int]:
+        at_once = most = looks = 0
+        overlapped = asyncio.Event()
+
+        async def work(key: str) -> None:
+            nonlocal at_once, most, looks
+            if key == "other":
+                overlapped.set()
+                return
+            looks += 1
+            at_once += 1
+            most = max(most, at_once)
+            if looks == 1:
+                bench.queue.wake("a", after=0.001)  # what a gateway's load line does
+                bench.queue.wake("other", after=0.002)
+                await overlapped.wait()
+            at_once -= 1
+
+        bench = Bench(work)
+        bench.queue.wake("a")
+        await bench.until(3)
+        return most, looks
+
+    assert asyncio.run(scenario()) == (1, 2)

@@ -18,7 +18,7 @@ from llmops.shell.resources import Resource, of
 
 Json = dict[str, Any]
 
-REQUEST_TIMEOUT_SECONDS = 30
+REQUEST_TIMEOUT_SECONDS = 10  # a third of what one look may take, so that a lost answer does not cost the whole look
 WATCH_SECONDS = 300
 # The API server sends a bookmark about once a minute: a longer silence is a dead connection, not a quiet cluster.
 WATCH_SILENCE_SECONDS = 70
@@ -59,7 +59,7 @@ class Change:
 
 
 class Cluster:
-    """One connection pool to one API server.
+    """One API server; `connections` bounds the requests at once, watches not counted.
 
     `observe_call(verb, plural, status)` is told of every request. `may_write()` is asked before every write and raises
     when this process must not write any more.
@@ -76,9 +76,15 @@ class Cluster:
         self._connection = connection
         self._observe_call = observe_call
         self._may_write = may_write
-        self._session = aiohttp.ClientSession(
-            base_url=connection.url,
-            connector=aiohttp.TCPConnector(ssl=connection.tls or False, limit=connections),
+        self._session = self._connected(connections)
+        # A watch holds its connection, and there is one per kind and namespace: in one bounded pool, a dozen
+        # namespaces would leave no connection for anything else.
+        self._watching = self._connected(0)
+
+    def _connected(self, limit: int) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            base_url=self._connection.url,
+            connector=aiohttp.TCPConnector(ssl=self._connection.tls or False, limit=limit),
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS),
             headers={"User-Agent": "llmops-operator", "Accept": "application/json"},
             skip_auto_headers=("Accept-Encoding",),
@@ -87,6 +93,7 @@ class Cluster:
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
+        await self._watching.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Json | None:
         """One object, read live; `None` when it does not exist."""
@@ -202,7 +209,7 @@ class Cluster:
         }
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SILENCE_SECONDS)
         try:
-            async with self._session.get(
+            async with self._watching.get(
                 resource.path(namespace), params=parameters, timeout=timeout, headers=self._connection.authorization()
             ) as response:
                 self._observe_call("WATCH", resource.plural, response.status)
@@ -213,7 +220,7 @@ class Cluster:
                     if change.type == "ERROR":
                         raise _error(change.object.get("code", 500), orjson.dumps(change.object), {})
                     yield change
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
             raise Unavailable(0, f"watching {resource.plural}: {error or type(error).__name__}") from error
 
     async def _call(

@@ -57,7 +57,7 @@ def settings() -> kopf.OperatorSettings:
     chosen = kopf.OperatorSettings()
     chosen.posting.enabled = False  # we post Events ourselves, aggregated and bounded
     chosen.peering.standalone = True  # a Lease decides who acts; kopf's peering has no compare-and-swap
-    chosen.networking.error_backoffs = Endlessly(0.5, 1, 2, 5, 10)
+    chosen.networking.error_backoffs = Endlessly(0.5, 1, 2, 3)  # an API server that is back is noticed within 3 s
     chosen.networking.request_timeout = 30
     chosen.watching.server_timeout = 300
     chosen.watching.inactivity_timeout = 70  # a silent connection is a dead one: bookmarks come every minute

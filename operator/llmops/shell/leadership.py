@@ -2,12 +2,15 @@
 
 The holder's own monotonic clock decides how long it may be sure (7 s after its last renewal); the others wait for the
 Lease to stand still for longer than that (10 s by their own clocks). No wall clocks are compared, so none can be
-wrong; a process that was stopped and continued finds at its next write that it is not sure, and ends.
+wrong. A holder that is not sure writes nothing and goes on trying to renew: an API server that is away for an hour
+costs no restart, and nobody else can have taken the Lease without its version telling. A process that was stopped and
+continued finds at its next write that it is not sure, then that the Lease is somebody else's, and ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -23,15 +26,20 @@ log = structlog.get_logger()
 LEASE_SECONDS = 10
 SURE_SECONDS = 7
 RENEW_SECONDS = 2.0
+LOOK_SECONDS = 1.0  # how often one that stands by looks: a Lease given back is taken within this time
 FIELD_MANAGER = "llmops-operator-lease"
 
 
 class Deposed(BaseException):
-    """This process may not write any more. Not an `Exception`: nothing may take it for a failed reconcile."""
+    """Another process may act now. Not an `Exception`: nothing may take it for a failed reconcile."""
 
 
 class Leadership:
-    """One candidate for one Lease. `clock` is monotonic, in seconds; `jitter` returns 0 to 1."""
+    """One candidate for one Lease. `clock` is monotonic, in seconds; `jitter` returns 0 to 1.
+
+    `pod` is the pod this process runs in, if it is in one: a container is started again only when the one before it
+    is dead, so that the Lease of an earlier process of the same pod need not be waited for.
+    """
 
     def __init__(
         self,
@@ -40,13 +48,15 @@ class Leadership:
         namespace: str,
         name: str,
         identity: str,
+        pod: str = "",
         clock: Callable[[], float],
         jitter: Callable[[], float],
     ) -> None:
         self._cluster, self._namespace, self._name, self._identity = cluster, namespace, name, identity
-        self._clock, self._jitter = clock, jitter
+        self._pod, self._clock, self._jitter = pod, clock, jitter
         self._renewed: float | None = None
         self._seen: tuple[str, float] = ("", 0.0)
+        self._standing = 0.0  # how long the Lease of another still has to stand still before it is free
 
     @property
     def sure(self) -> bool:
@@ -57,29 +67,32 @@ class Leadership:
         """Asked before every write.
 
         Raises:
-            Deposed: the Lease was not renewed in time.
+            Unavailable: the Lease was not renewed in time; time tells whether it can be, or is somebody else's.
         """
         if not self.sure:
-            raise Deposed(f"{self._identity} is not sure to hold Lease {self._namespace}/{self._name}")
+            raise Unavailable(0, f"not sure to hold Lease {self._namespace}/{self._name}: nothing is written")
 
     async def acquire(self, *, standing_by: Callable[[], None]) -> None:
         """Wait until this process is the leader; `standing_by` is called while another one is."""
-        while not await self._attempt():
-            standing_by()
-            await asyncio.sleep(RENEW_SECONDS * (0.5 + self._jitter() / 2))
+        while not await self._attempt(self._free):
+            if self._seen[0]:
+                standing_by()
+            pause = LOOK_SECONDS * (0.5 + self._jitter() / 2)
+            await asyncio.sleep(min(pause, self._standing) if self._standing > 0 else pause)
         log.info("leading", lease=f"{self._namespace}/{self._name}", identity=self._identity)
 
     async def keep(self) -> None:
         """Renew until cancelled.
 
         Raises:
-            Deposed: somebody else holds the Lease, or it could not be renewed for 7 seconds.
+            Deposed: somebody else holds, or held, the Lease.
         """
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            held = await self._attempt()
-            if not held and not self.sure:
-                raise Deposed(f"{self._identity} could not renew Lease {self._namespace}/{self._name}")
+            sure = self.sure
+            await self._attempt(self._kept)
+            if sure and not self.sure:
+                log.warning("nothing is written until the lease is renewed", lease=f"{self._namespace}/{self._name}")
 
     async def release(self) -> None:
         """Give the Lease back, so that the next one need not wait for it to expire."""
@@ -94,7 +107,7 @@ class Leadership:
         except ApiError as error:
             log.warning("lease not released; the next leader waits for it to expire", error=str(error))
 
-    async def _attempt(self) -> bool:
+    async def _attempt(self, may_take: Callable[[Json], bool]) -> bool:
         """One try to take or renew the Lease; true when it was."""
         began = self._clock()
         try:
@@ -102,27 +115,39 @@ class Leadership:
                 lease = await self._cluster.get(LEASE, self._namespace, self._name)
                 if lease is None:
                     await self._cluster.create(self._fresh(), manager=FIELD_MANAGER)
-                elif self._free(lease):
+                elif may_take(lease):
                     await self._cluster.replace(self._taken(lease), manager=FIELD_MANAGER)
                 else:
-                    self._renewed = None
                     return False
-        except (Unavailable, Conflicting, TimeoutError) as error:
-            log.debug("lease attempt failed", error=str(error))
+        except (ApiError, TimeoutError) as error:
+            log.log(_level(error), "lease attempt failed", error=str(error) or type(error).__name__)
             return False
         self._renewed = began  # counted from before the request: what the others saw can only be later
+        return True
+
+    def _kept(self, lease: Json) -> bool:
+        """Whether it is still ours. One that is free was taken and given back by another, who may be acting yet.
+
+        Raises:
+            Deposed: it is not.
+        """
+        holder = lease["spec"].get("holderIdentity")
+        if holder != self._identity:
+            self._renewed = None
+            raise Deposed(f"{self._identity} lost Lease {self._namespace}/{self._name} to {holder or 'nobody'}")
         return True
 
     def _free(self, lease: Json) -> bool:
         """Whether the Lease is ours, given back, or has stood still for its whole duration by our own clock."""
         spec = lease["spec"]
-        if spec.get("holderIdentity") in (self._identity, "", None):
+        holder = spec.get("holderIdentity") or ""
+        if holder in (self._identity, "") or (self._pod and holder.rpartition("_")[0] == self._pod):
             return True
         version = lease["metadata"]["resourceVersion"]
         if self._seen[0] != version:
             self._seen = (version, self._clock())
-            return False
-        return self._clock() - self._seen[1] > int(spec.get("leaseDurationSeconds", LEASE_SECONDS))
+        self._standing = self._seen[1] + int(spec.get("leaseDurationSeconds", LEASE_SECONDS)) - self._clock()
+        return self._standing < 0
 
     def _taken(self, lease: Json) -> Json:
         spec = lease["spec"]
@@ -146,3 +171,8 @@ class Leadership:
 def _micro_time() -> str:
     """For people who read the Lease; nobody decides by it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _level(error: Exception) -> int:
+    """A lost race is the usual thing between two candidates; anything else should be seen."""
+    return logging.DEBUG if isinstance(error, Conflicting) else logging.WARNING

@@ -17,13 +17,13 @@ import orjson
 import structlog
 
 from llmops import names
-from llmops.shell.cluster import Change, Cluster, Expired, Refused, Unavailable
+from llmops.shell.cluster import ApiError, Change, Cluster, Expired
 from llmops.shell.resources import Resource
 
 Json = dict[str, Any]
 log = structlog.get_logger()
 
-RETRY_SECONDS = (0.5, 15.0)
+RETRY_SECONDS = (0.5, 3.0)  # an API server that is back is noticed within 3 s
 UNSERVED_SECONDS = 30.0
 
 
@@ -143,7 +143,7 @@ class Mirror:
                     pause = RETRY_SECONDS[0]
             except Expired:
                 version = ""
-            except (Unavailable, Refused) as error:
+            except ApiError as error:
                 log.warning("watch interrupted", kind=resource.kind, error=str(error), retry_seconds=pause)
                 await asyncio.sleep(pause)
                 pause = min(RETRY_SECONDS[1], pause * 2)

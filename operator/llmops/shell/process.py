@@ -71,11 +71,12 @@ RECONCILERS = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Which process this is, and in which namespace its Lease lies."""
+    """Which process this is, in which pod (empty: in none), and in which namespace its Lease lies."""
 
     name: str
     namespace: str
     version: str
+    pod: str = ""
 
 
 class Process:
@@ -92,7 +93,7 @@ class Process:
         """Run until stopped or deposed.
 
         Raises:
-            Deposed: another process may act now; this one must end at once.
+            Deposed: another process may act now; this one must end.
         """
         lease_cluster = Cluster(self._connection, connections=2, observe_call=self._metrics.observe_call)
         leadership = Leadership(
@@ -100,6 +101,7 @@ class Process:
             namespace=self._identity.namespace,
             name=LEASE_NAME,
             identity=self._identity.name,
+            pod=self._identity.pod,
             clock=time.monotonic,
             jitter=random.random,
         )

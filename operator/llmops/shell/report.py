@@ -27,7 +27,10 @@ async def apply_status(cluster: Cluster, live: Json, status: Json) -> bool:
     """Write the whole status if it differs from what stands; returns whether it was written.
 
     The uid goes along, so that a status judged for an object that was deleted meanwhile cannot land on its successor.
+    What is empty is left out: server-side apply turns an object that loses its last field into null, which the
+    schema refuses.
     """
+    status = filled(status)
     if live.get("status") == status:
         return False
     meta = live["metadata"]
@@ -39,6 +42,12 @@ async def apply_status(cluster: Cluster, live: Json, status: Json) -> bool:
     }
     await cluster.apply(manifest, manager=names.STATUS_MANAGER, subresource="status")
     return True
+
+
+def filled(status: Json) -> Json:
+    """The status without empty objects and lists, at any depth."""
+    kept = {key: filled(value) if isinstance(value, dict) else value for key, value in status.items()}
+    return {key: value for key, value in kept.items() if value not in ({}, [])}
 
 
 async def events(

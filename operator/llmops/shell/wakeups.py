@@ -127,7 +127,10 @@ class Wakeups(Generic[K]):
             if pause is not None and pause <= 0:
                 _, _, key = heapq.heappop(self._heap)
                 del self._due[key]
-                return key
+                if key not in self._running:
+                    return key
+                self._again.add(key)  # its appointment came while it is being worked on
+                continue
             self._changed.clear()
             try:
                 async with asyncio.timeout(pause):
