@@ -162,7 +162,7 @@ class Operator:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait for its end; its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
 
 def writes(directory: Path, namespace: str) -> list[str]:

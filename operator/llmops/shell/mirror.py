@@ -126,7 +126,7 @@ class Mirror:
         while True:
             try:
                 return await self._cluster.serves(resource)
-            except (Unavailable, Refused) as error:
+            except ApiError as error:
                 log.warning("cannot ask for a kind", kind=resource.kind, error=str(error))
                 await asyncio.sleep(RETRY_SECONDS[1])
 
