@@ -1,4 +1,4 @@
-"""An operator with a Lease, rights and namespaces of its own, behind a proxy of its own; killed, it is started again.
+"""Operators with a Lease, rights and namespaces of their own, behind a proxy of their own.
 
 Several lanes share one control plane, so that a matrix of kills is not a matrix of control planes.
 """
@@ -34,8 +34,50 @@ def client_of(kubeconfig: Path) -> httpx.Client:
     return httpx.Client(base_url=link.url, verify=link.tls, timeout=60, limits=httpx.Limits(max_connections=None))
 
 
-class Lane:
-    """One operator named `name` that serves `namespaces`, which are made.
+class Site:
+    """Rights, namespaces and a proxy for the operators of one Lease, which lies in the namespace `name`."""
+
+    def __init__(self, plane: ControlPlane, directory: Path, name: str, namespaces: list[str], **config: Any) -> None:
+        self.name, self.namespaces, self.administrator = name, namespaces, plane.kubeconfig
+        self._plane, self._directory = plane, directory / name
+        self._config = {
+            "namespaces": namespaces,
+            "resyncSeconds": RESYNC_SECONDS,
+            "gateway": {"namespace": name},
+            **config,
+        }
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir()
+        spaces = [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}}
+            for space in (self.name, *self.namespaces)
+        ]
+        self._apply(yaml.safe_dump_all(spaces))
+        self._apply(chart("--set-json", f"namespaces={json.dumps(self.namespaces)}", namespace=self.name, kept=RIGHTS))
+        account = f"system:serviceaccount:{self.name}:llmops-operator"
+        self.proxy = FaultProxy(self._plane.kubeconfig_for(account, groups(account))).__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.proxy.__exit__(kind, error, trace)
+
+    def start(self, replica: str) -> subprocess.Popen[bytes]:
+        """One operator process, called `replica`, as its pod."""
+        port = free_port("127.0.0.1")
+        return started(self.proxy, self._directory, name=replica, port=port, home=self.name, **self._config)
+
+    def log(self, replica: str) -> Path:
+        return self._directory / f"{replica}.log"
+
+    def _apply(self, manifests: str) -> None:
+        self._plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifests)
+
+
+class Lane(Site):
+    """One operator that serves `namespaces`, which are made; killed, it is started again.
 
     Attributes:
         proxy: Where its faults are planned.
@@ -43,32 +85,15 @@ class Lane:
         exits: The exit statuses of operators that ended and were not killed by a fault.
     """
 
-    def __init__(self, plane: ControlPlane, directory: Path, name: str, namespaces: list[str], **config: Any) -> None:
-        self._plane, self._directory, self.name, self.namespaces = plane, directory, name, namespaces
-        self._config = {
-            "namespaces": namespaces,
-            "resyncSeconds": RESYNC_SECONDS,
-            "gateway": {"namespace": name},
-            **config,
-        }
-        self.administrator = plane.kubeconfig
-        self.exits: list[int] = []
-        self.begun = 0.0
-        self._closing = False
-
     def __enter__(self) -> Self:
-        spaces = [
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in [self.name, *self.namespaces]
-        ]
-        self._apply(yaml.safe_dump_all(spaces))
-        self._apply(chart("--set-json", f"namespaces={json.dumps(self.namespaces)}", namespace=self.name, kept=RIGHTS))
-        account = f"system:serviceaccount:{self.name}:llmops-operator"
-        self.proxy = FaultProxy(self._plane.kubeconfig_for(account, groups(account))).__enter__()
+        super().__enter__()
+        self.exits: list[int] = []
+        self._closing = False
         self._start()
         self._supervisor = threading.Thread(target=self._supervise, name=self.name, daemon=True)
         self._supervisor.start()
-        log = self._directory / self.name / f"{self.name}.log"
-        eventually(lambda: b'"working"' in log.read_bytes(), f"{self.name} to work; see {log}", seconds=120)
+        log = self.log(self.name)
+        eventually(lambda: b'"working"' in log.read_bytes(), f"{self.name} to work; see {log}", seconds=180)
         return self
 
     def __exit__(
@@ -81,14 +106,10 @@ class Lane:
         except subprocess.TimeoutExpired:
             self.process.kill()
         self._supervisor.join(timeout=60)
-        self.proxy.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
     def _start(self) -> None:
-        directory = self._directory / self.name
-        directory.mkdir(exist_ok=True)
-        self.process = started(
-            self.proxy, directory, name=self.name, port=free_port("127.0.0.1"), home=self.name, **self._config
-        )
+        self.process = self.start(self.name)
         self.begun = time.monotonic()
 
     def _supervise(self) -> None:
@@ -99,9 +120,6 @@ class Lane:
             if status != -signal.SIGKILL:
                 self.exits.append(status)
             self._start()
-
-    def _apply(self, manifests: str) -> None:
-        self._plane.kubectl("apply", "--server-side", "-f", "-", stdin=manifests)
 
 
 @contextmanager

@@ -1,0 +1,148 @@
+"""Two replicas around one Lease: killed, ended, and stopped for longer than the Lease lasts, under changes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from hack.cluster.controlplane import ControlPlane
+from llmops.shell.leadership import LEASE_SECONDS
+from tests.apiserver.operating import eventually
+from tests.faultproxy.lane import Site, ground
+from tests.faultproxy.models import Models
+from tests.faultproxy.page import Section, table
+
+PATIENCE_SECONDS = 180
+HOWS = {signal.SIGKILL: "kill -9", signal.SIGTERM: "SIGTERM", signal.SIGSTOP: "SIGSTOP, continued later"}
+PROMISED = {signal.SIGKILL: 12.0, signal.SIGTERM: 1.5, signal.SIGSTOP: 12.0}
+
+
+class Pair:
+    """Two replicas of which one leads; a third is never there."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self._count = 0
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.add()
+        eventually(self.leader, "a leader", PATIENCE_SECONDS)
+        self.add()
+
+    def add(self) -> None:
+        """Start a replica in a pod of its own and wait until it stands by or leads."""
+        name = f"{self.site.name}-{self._count}"
+        self._count += 1
+        asked = len(self.site.proxy.calls)
+        self.running[name] = self.site.start(name)
+        eventually(
+            lambda: any(call.source == name and call.is_lease for call in self.site.proxy.calls[asked:]),
+            f"{name} to ask for the Lease",
+            PATIENCE_SECONDS,
+        )
+
+    def leader(self) -> str:
+        return self.site.proxy.standing.leader
+
+    def end(self, number: signal.Signals) -> float:
+        """Send the leader a signal; the seconds until the other one holds the Lease."""
+        old = self.leader()
+        process = self.running.pop(old)
+        (other,) = self.running
+        begun = time.monotonic()
+        process.send_signal(number)
+        eventually(lambda: self.leader() == other, f"{other} to lead", PATIENCE_SECONDS)
+        taken = time.monotonic() - begun
+        if number == signal.SIGSTOP:
+            time.sleep(max(0.0, LEASE_SECONDS * 1.5 - taken))  # a zombie for longer than any Lease
+            process.send_signal(signal.SIGCONT)
+        process.wait(timeout=PATIENCE_SECONDS)
+        self.add()
+        return taken
+
+    def close(self) -> None:
+        for process in self.running.values():
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def pair(plane: ControlPlane, directory: Path, name: str) -> Iterator[Pair]:
+    """A pair with a user who changes something five times a second."""
+    with Site(plane, directory, name, [f"{name}-work"]) as site:
+        two = Pair(site)
+        models = Models(site, 5)
+        models.create()
+        ended = threading.Event()
+
+        def user() -> None:
+            while not ended.wait(0.2):
+                for model in models.wanted:
+                    models.change(model)
+
+        changes = threading.Thread(target=user, daemon=True)
+        changes.start()
+        try:
+            yield two
+            ended.set()
+            changes.join()
+            assert models.settled() < float("inf"), models.lagging()
+        finally:
+            ended.set()
+            two.close()
+
+
+def measured(
+    plane: ControlPlane, directory: Path, counts: dict[signal.Signals, int], *, pairs: int
+) -> tuple[dict[signal.Signals, list[float]], list[str], int]:
+    """Takeover times by signal, what broke a standing assertion, and how many writes were made."""
+
+    def one(number: int) -> tuple[dict[signal.Signals, list[float]], list[str], int]:
+        times = defaultdict(list)
+        with pair(plane, directory, f"pair-{number}") as two:
+            for how, count in counts.items():
+                for _ in range(len(range(number, count, pairs))):
+                    times[how].append(two.end(how))
+            proxy = two.site.proxy
+            return times, proxy.standing.violations, sum(call.writes for call in proxy.calls)
+
+    times: dict[signal.Signals, list[float]] = defaultdict(list)
+    violations, writes = [], 0
+    with ThreadPoolExecutor(pairs) as pool:
+        for found, broken, written in pool.map(one, range(pairs)):
+            for how, each in found.items():
+                times[how] += each
+            violations += broken
+            writes += written
+    return times, violations, writes
+
+
+def run(directory: Path, *, long: bool) -> Section:
+    counts = {signal.SIGKILL: 200, signal.SIGTERM: 50, signal.SIGSTOP: 50}
+    if not long:
+        counts = {how: count // 5 for how, count in counts.items()}
+    with ground() as plane:
+        times, violations, writes = measured(plane, directory, counts, pairs=6)
+    rows = [
+        [HOWS[how], len(each), *(f"{at(each, share):.1f}" for share in (0.5, 0.99)), f"{PROMISED[how]:.1f}"]
+        for how, each in times.items()
+    ]
+    broken = [
+        f"{HOWS[how]}: p99 {at(each, 0.99):.1f} s" for how, each in times.items() if at(each, 0.99) > PROMISED[how]
+    ]
+    body = table(["what happens to the leader", "times", "takeover, median s", "p99 s", "promised"], rows)
+    body += (
+        f"\n\n{writes} writes, of which {len(violations)} by a process that did not hold the Lease or otherwise wrong."
+    )
+    return Section("leader", "Two replicas", body, (*broken, *violations[:5]))
+
+
+def at(values: Sequence[float], share: float) -> float:
+    """A percentile, by the nearest rank."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
