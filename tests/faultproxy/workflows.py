@@ -29,6 +29,7 @@ CHILDREN = {
 _MOVING = [
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "UID"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
+    (re.compile(r"m-(dataset|training)-[a-z0-9]{5}\b"), "POD"),
     (re.compile(r"10\.96\.\d+\.\d+"), "ADDRESS"),
 ]
 _DROPPED = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid")

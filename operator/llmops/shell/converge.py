@@ -13,6 +13,7 @@ from llmops import names
 from llmops.api.conditions import Reason
 from llmops.api.problem import NeedsUser
 from llmops.api.quantity import amount
+from llmops.judge import ownership
 from llmops.shell.cluster import Cluster, Conflicting, Refused
 from llmops.shell.mirror import Mirror
 from llmops.shell.resources import of
@@ -50,7 +51,7 @@ async def converge(
         if child is not None and (wish["kind"] in WRITE_ONCE or _holds(stamped, child, uid)):
             continue
         if child is None:
-            await _claimable(cluster, wish, uid)
+            await _claimable(cluster, wish, owner)
         mirror.put(await _apply(cluster, stamped, uid))
         done.append(f"applied {wish['kind']}/{wish['metadata']['name']}")
     wished = {_identity(wish) for wish in wanted}
@@ -67,7 +68,7 @@ def _holds(wish: Json, live: Json, uid: str) -> bool:
     if not _shared(wish):
         return satisfied(wish, live)
     without = {key: value for key, value in wish["metadata"].items() if key != "ownerReferences"}
-    return satisfied({**wish, "metadata": without}, live) and (_owned(live, uid) or not _owner_uids(wish))
+    return satisfied({**wish, "metadata": without}, live) and (_owned(live, uid) or not ownership.owner_uids(wish))
 
 
 def satisfied(wish: Any, live: Any) -> bool:
@@ -95,12 +96,19 @@ def _same_quantity(one: Any, other: Any) -> bool:
         return False
 
 
-async def _claimable(cluster: Cluster, wish: Json, uid: str) -> None:
-    """Refuse to take over an object that a user, or another owner, made under the same name."""
-    meta = wish["metadata"]
+async def _claimable(cluster: Cluster, wish: Json, owner: Json) -> None:
+    """Refuse to take over an object that a user, or another owner, made under the same name.
+
+    Raises:
+        Conflicting: it is what a deleted object of the owner's name left behind, and its deletion is on its way.
+    """
+    meta, uid = wish["metadata"], owner["metadata"]["uid"]
     found = await cluster.get(of(wish), meta["namespace"], meta["name"])
     if found is None or _owned(found, uid):
         return
+    if ownership.of_predecessor(found, owner):
+        name = f"{wish['kind']} {meta['namespace']}/{meta['name']}"
+        raise Conflicting(409, f"{name} goes with the object of this name that was deleted")
     if _shared(wish) and names.MANAGED_BY.items() <= (found["metadata"].get("labels") or {}).items():
         return
     raise NeedsUser(
@@ -128,7 +136,7 @@ async def _drop(cluster: Cluster, child: Json, uid: str) -> None:
     if found is None or found["metadata"]["uid"] != meta["uid"] or not _owned(found, uid):
         return
     identity = {"apiVersion": child["apiVersion"], "kind": child["kind"]}
-    if _owner_uids(found) != {uid}:
+    if ownership.owner_uids(found) != {uid}:
         # Applying nothing gives back every field that only this manager owns: its owner reference.
         release = {**identity, "metadata": {"name": meta["name"], "namespace": meta["namespace"]}}
         await cluster.apply(release, manager=_manager(child, uid))
@@ -156,12 +164,8 @@ def _identity(manifest: Json) -> tuple[str, str]:
     return manifest["kind"], manifest["metadata"]["name"]
 
 
-def _owner_uids(manifest: Json) -> set[str]:
-    return {reference["uid"] for reference in manifest["metadata"].get("ownerReferences") or []}
-
-
 def _owned(manifest: Json, uid: str) -> bool:
-    return uid in _owner_uids(manifest)
+    return uid in ownership.owner_uids(manifest)
 
 
 def _shared(manifest: Json) -> bool:

@@ -13,7 +13,7 @@ from llmops.api.conditions import Reason
 from llmops.api.llm_deployment import LLMDeployment, ModelStatus
 from llmops.desired import engine, serving, training, weights
 from llmops.desired.weights import Made
-from llmops.judge import pods
+from llmops.judge import ownership, pods
 from llmops.judge import weights as weights_verdict
 from llmops.judge.status import Serving
 from llmops.judge.verdict import Verdict
@@ -43,13 +43,14 @@ class Seen:
         return (self.job,) if self.job and self.made is None and self.copied else ()
 
 
-async def children(llm: LLMDeployment, key: Key, world: World, now: datetime) -> Seen:
+async def children(llm: LLMDeployment, live: Json, key: Key, world: World, now: datetime) -> Seen:
     """One look at the children; asks the cluster only for what no watch tells."""
-    found = tuple(world.mirror.children(key))
+    found = ownership.own(world.mirror.children(key), live)
     named = {(child["kind"], child["metadata"]["name"]): child for child in found}
     job = named.get(("Job", weights.job_name(llm)))
     claim = named.get(("PersistentVolumeClaim", weights.claim_name(llm)))
-    job_pods = _pods(world.mirror.children(Key(names.LABEL_WEIGHTS, key.namespace, weights.digest(llm))))
+    shared = _pods(world.mirror.children(Key(names.LABEL_WEIGHTS, key.namespace, weights.digest(llm))))
+    job_pods = ownership.of(shared, job)
     engines = tuple(pod for pod in _pods(found) if _component(pod) == engine.COMPONENT)
     workload = named.get(("Deployment", serving.name(llm))) or named.get(("LeaderWorkerSet", serving.name(llm)))
     outdated = weights_verdict.outdated(job, claim, now)

@@ -49,7 +49,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         return None
     now = world.now()
     try:
-        seen = await observe.children(llm, key, world, now)
+        seen = await observe.children(llm, live, key, world, now)
         decision = world.sizes.decide(
             key, scaling.Limits.of(llm.spec), _scale(seen.serving), report.last_change(llm.status)
         )

@@ -26,22 +26,30 @@ NOTE_LIMIT = 1024  # characters; the API's limit for an Event's note
 async def apply_status(cluster: Cluster, live: Json, status: Json) -> bool:
     """Write the whole status if it differs from what stands; returns whether it was written.
 
-    The uid goes along, so that a status judged for an object that was deleted meanwhile cannot land on its successor.
+    A status judged for an object that was deleted meanwhile must not land on its successor. For the status of a
+    custom resource the API server ignores a uid that is not the object's; a version that is not, it refuses.
     What is empty is left out: server-side apply turns an object that loses its last field into null, which the
     schema refuses.
     """
     status = filled(status)
     if live.get("status") == status:
         return False
-    meta = live["metadata"]
-    manifest = {
-        "apiVersion": live["apiVersion"],
-        "kind": live["kind"],
-        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
-        "status": status,
-    }
-    await cluster.apply(manifest, manager=names.STATUS_MANAGER, subresource="status")
+    try:
+        await _apply(cluster, live, status)
+    except Conflicting:
+        meta = live["metadata"]
+        fresh = await cluster.get(BY_KIND[live["kind"]], meta["namespace"], meta["name"])
+        if fresh is None or fresh["metadata"]["uid"] != meta["uid"]:
+            return False
+        # Changed under our hands: the change wakes us, and until then what was seen is worth telling.
+        await _apply(cluster, fresh, status)
     return True
+
+
+async def _apply(cluster: Cluster, live: Json, status: Json) -> None:
+    named = {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")}
+    manifest = {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": named, "status": status}
+    await cluster.apply(manifest, manager=names.STATUS_MANAGER, subresource="status")
 
 
 def filled(status: Json) -> Json:

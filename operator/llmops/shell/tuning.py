@@ -15,7 +15,7 @@ from llmops.api.fine_tune_status import FineTuneJobStatus
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.problem import NeedsUser
 from llmops.desired import training
-from llmops.judge import budget, fit, outcomes
+from llmops.judge import budget, fit, outcomes, ownership
 from llmops.judge import training as verdict
 from llmops.judge.verdict import Verdict, shortened
 from llmops.shell import report
@@ -44,7 +44,7 @@ async def fine_tune_job(key: Key, world: World) -> timedelta | None:
         said = shortened(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", 512)
         await _refuse(live, Verdict("False", Reason.INVALID_SPEC, said), world)
         return None
-    children = tuple(world.mirror.children(key))
+    children = ownership.own(world.mirror.children(key), live)
     if verdict.over(job.status):
         return await _tidied(job, live, children, world)
     seen = await _seen(job, children, world)
