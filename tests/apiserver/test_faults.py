@@ -13,7 +13,7 @@ from tests.faultproxy.kubelet import PodStatuses
 from tests.faultproxy.lane import client_of, ground
 from tests.faultproxy.matrix import Outcome, Reference
 
-COUNT, KILLS = 40, 6
+COUNT, KILLS = 40, 4
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,7 @@ def references(plane: ControlPlane, directory: Path, pods: PodStatuses) -> dict[
     return runs.references(plane, directory, pods)
 
 
+@pytest.mark.timeout(1800)  # a machine that also does something else starts an operator in a minute
 def test_a_fault_at_any_write_changes_nothing_in_the_end(
     plane: ControlPlane, directory: Path, pods: PodStatuses, references: dict[str, Reference]
 ) -> None:

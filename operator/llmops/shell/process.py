@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import kopf
 import structlog
+from kopf._cogs.clients.watching import WatchingError  # not exported, and raised by the public kopf.operator
 
 from llmops import names
 from llmops.config import Config
@@ -217,16 +218,26 @@ class Process:
             await asyncio.gather(worker, watcher, return_exceptions=True)
 
     async def _listen(self) -> None:
-        """Hear of our kinds through kopf until stopped."""
-        await kopf.operator(
-            registry=handlers.registry(self._wake),
-            settings=handlers.settings(),
-            identity=handlers.identity(self._identity.name),
-            clusterwide=not self._config.namespaces,
-            namespaces=self._config.namespaces,
-            stop_flag=self.stop,
-            ready_flag=self._ready,
-        )
+        """Hear of our kinds through kopf until stopped.
+
+        An error that the API server sends into a watch ends kopf; listening again costs a list of each kind.
+        """
+        while True:
+            try:
+                await kopf.operator(
+                    registry=handlers.registry(self._wake),
+                    settings=handlers.settings(),
+                    identity=handlers.identity(self._identity.name),
+                    clusterwide=not self._config.namespaces,
+                    namespaces=self._config.namespaces,
+                    stop_flag=self.stop,
+                    ready_flag=self._ready,
+                )
+            except WatchingError as error:
+                log.warning("listening again", error=str(error))
+                await asyncio.sleep(1)
+            else:
+                return
 
     @staticmethod
     async def _served(cluster: Cluster) -> bool:
