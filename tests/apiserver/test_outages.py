@@ -12,7 +12,7 @@ import pytest
 from hack.cluster.controlplane import ControlPlane
 from tests.faultproxy.faults import Fault
 from tests.faultproxy.lane import client_of, ground
-from tests.faultproxy.legs import away, kopf, leader, specs, storm, watches
+from tests.faultproxy.legs import away, kopf, leader, specs, storm
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +32,6 @@ def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_mo
     times, violations, _ = leader.measured(plane, directory, {signal.SIGTERM: 1, signal.SIGSTOP: 1}, pairs=1)
     assert [len(each) for each in times.values()] == [1, 1]
     assert violations == []
-
-
-def test_no_last_state_is_missed_however_the_watches_are_troubled(plane: ControlPlane, directory: Path) -> None:
-    def act(trouble: watches.Trouble) -> str:
-        return "; ".join(
-            [
-                trouble.cut(30),
-                trouble.expired(1),
-                trouble.error(1),
-                trouble.doubled(2),
-                trouble.held(2),
-                trouble.older(2),
-                trouble.refused(4),
-            ]
-        )
-
-    *_, missed = watches.troubled(plane, directory, "troubled", act, count=3)
-    assert missed == "0"
 
 
 def test_kopf_does_not_fall_silent_when_its_watches_meet_nothing_but_503(plane: ControlPlane, directory: Path) -> None:
