@@ -33,7 +33,7 @@ GPU_PROFILE = {
 }
 
 
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 240) -> T:
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 420) -> T:
     """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
     deadline = time.monotonic() + seconds
     while True:
@@ -103,7 +103,7 @@ class Space:
                 return dict(entry)
         return {}
 
-    def wait(self, name: str, reason: str, kind: str = "Ready", seconds: float = 240) -> Json:
+    def wait(self, name: str, reason: str, kind: str = "Ready", seconds: float = 420) -> Json:
         """The condition as soon as it has this reason."""
         last: Json = {}
 
