@@ -38,7 +38,7 @@ def groups(account: str) -> list[str]:
     return ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
 
 
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 60) -> T:
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 180) -> T:
     """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
     deadline = time.monotonic() + seconds
     while True:

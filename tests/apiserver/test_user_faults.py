@@ -21,7 +21,7 @@ from tests.faultproxy.faults import Fault
 
 Json = dict[str, Any]
 HUB, IMAGE = "hf://org/model", "oci://models/tiny:1"
-SECONDS = 60
+SECONDS = 180
 
 
 @dataclass(frozen=True)

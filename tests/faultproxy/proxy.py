@@ -126,7 +126,7 @@ class FaultProxy:
         await site.start()
         connector = aiohttp.TCPConnector(ssl=self._tls if isinstance(self._tls, ssl.SSLContext) else False, limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             self._session = session
             self._ready.set_result(runner.addresses[0][1])
             await self._ended.wait()
