@@ -27,7 +27,7 @@ GPU_PROFILE = {
     "resource": "nvidia.com/gpu",
     "image": "IMAGE",
     "args": {"enforce-eager": ""},
-    "env": {"VLLM_CPU_KVCACHE_SPACE": "1"},
+    "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"},
     "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
     "sharedMemory": "256Mi",
 }
