@@ -27,9 +27,13 @@ class Process:
 
     def alive(self) -> bool:
         """Whether this very process runs; a child of ours that has ended is reaped on the way."""
-        with contextlib.suppress(ChildProcessError):  # somebody else's child: nothing to reap
-            os.waitpid(self.pid, os.WNOHANG)
-        return start_ticks(self.pid) == self.started_ticks
+        try:
+            if os.waitpid(self.pid, os.WNOHANG)[0]:
+                return False
+        except ChildProcessError:  # somebody else's child: nothing to reap
+            return start_ticks(self.pid) == self.started_ticks
+        # Its first thread may be a zombie long before the last one lets go of its sockets.
+        return start_ticks(self.pid, zombies=True) == self.started_ticks
 
     def stop(self, *, grace_seconds: float) -> None:
         """End it and return when it is gone: SIGTERM, then SIGKILL once the grace is over. No grace, no SIGTERM."""
@@ -47,14 +51,14 @@ class Process:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None when there is none or it is a zombie."""
+def start_ticks(pid: int, *, zombies: bool = False) -> int | None:
+    """When the process started, in clock ticks since boot; None when there is none or, unless asked for, a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()  # the command's name may hold spaces and brackets
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" and not zombies else int(fields[19])
 
 
 def spawn(
