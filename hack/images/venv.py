@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -26,6 +27,16 @@ def ensure(lock: str) -> Path:
     marker = target / ".complete"
     if marker.exists():
         return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        if not marker.exists():
+            _install(lock, target)
+            marker.touch()
+    return target
+
+
+def _install(lock: str, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     subprocess.run([uv(), "venv", "--quiet", "--python", PYTHON, str(target)], check=True)
     python = target / "bin" / "python"
@@ -33,8 +44,6 @@ def ensure(lock: str) -> Path:
     subprocess.run([uv(), *install, "-r", str(LOCKS / f"{lock}.txt")], check=True)
     standins.install(next((target / "lib").glob("python3.*")) / "site-packages")
     subprocess.run([python, "-c", "import torch, vllm"], check=True)
-    marker.touch()
-    return target
 
 
 def uv() -> str:
