@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hack.cluster import tools
 from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, writes
 
 Json = dict[str, Any]
@@ -158,6 +160,29 @@ def test_the_scale_subresource_sets_the_size(plane: ProxiedPlane, namespace: str
     wait_for(plane, namespace, "Ready", "ScaledToZero")
     plane.kubectl("scale", "llmd/m", "-n", namespace, "--replicas=2")
     eventually(lambda: get(plane, namespace, "deployment", "m-engine")["spec"]["replicas"] == 2, "two replicas")
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_changed_spec_is_not_called_up_to_date_before_it_is(plane: ProxiedPlane, namespace: str) -> None:
+    apply(plane, namespace, replicas=1)
+    old = eventually(lambda: plane.kubectl("get", "pods", "-n", namespace, "-o", "name").split(), "a pod")
+    answers = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
+    plane.kubectl("patch", old[0], "-n", namespace, "--subresource=status", "-p", answers)
+    wait_for(plane, namespace, "Progressing", "UpToDate")
+    progressing = '{.status.conditions[?(@.type=="Progressing")]'
+    line = f'{progressing}.observedGeneration}} {progressing}.reason}}{{"\\n"}}'
+    watch = ["get", "llmd/m", "-n", namespace, "--watch", "-o", f"jsonpath={line}"]
+    program = str(tools.program("kubernetes", "kubectl"))
+    with subprocess.Popen(
+        [program, "--kubeconfig", str(plane.kubeconfig), *watch], stdout=subprocess.PIPE, text=True
+    ) as told:
+        assert told.stdout is not None
+        assert told.stdout.readline().split() == ["1", "UpToDate"]
+        apply(plane, namespace, replicas=1, engine={"maxModelLen": 128})
+        # Nobody makes the second pod ready, so the rollout cannot end.
+        first = next(line.split() for line in told.stdout if line.startswith("2 "))
+        told.kill()
+    assert first == ["2", "RollingOut"]
 
 
 REFUSED: list[tuple[str, Json, str, str]] = [

@@ -52,14 +52,13 @@ async def children(llm: LLMDeployment, live: Json, key: Key, world: World, now: 
     shared = _pods(world.mirror.children(Key(names.LABEL_WEIGHTS, key.namespace, weights.digest(llm))))
     job_pods = ownership.of(shared, job)
     engines = tuple(pod for pod in _pods(found) if _component(pod) == engine.COMPONENT)
-    workload = named.get(("Deployment", serving.name(llm))) or named.get(("LeaderWorkerSet", serving.name(llm)))
     outdated = weights_verdict.outdated(job, claim, now)
     source = sources.parse(llm.spec.model.source)
     made = await _made(source, llm, world) if isinstance(source, sources.FineTune) else None
     found_out = await _weights(llm, None if outdated else job, [] if outdated else job_pods, world)
     return Seen(
         children=found,
-        serving=Serving(workload, engines, await _free(llm, engines, world)),
+        serving=Serving(_workload(llm, found), engines, await _free(llm, engines, world)),
         job=job,
         weights=replace(found_out, verdict=made) if isinstance(made, Verdict) and job is None else found_out,
         outdated=outdated,
@@ -67,6 +66,20 @@ async def children(llm: LLMDeployment, live: Json, key: Key, world: World, now: 
         copied=isinstance(source, sources.FineTune),
         made=made if isinstance(made, Made) else None,
     )
+
+
+def written(seen: Seen, llm: LLMDeployment, live: Json, key: Key, world: World) -> Seen:
+    """The same look, at the workload that was just written.
+
+    Judged by the one before, the old rollout's end would be told of the new spec.
+    """
+    found = ownership.own(world.mirror.children(key), live)
+    return replace(seen, serving=replace(seen.serving, workload=_workload(llm, found)))
+
+
+def _workload(llm: LLMDeployment, found: Sequence[Json]) -> Json | None:
+    kinds = ("Deployment", "LeaderWorkerSet")
+    return next((c for c in found if c["kind"] in kinds and c["metadata"]["name"] == serving.name(llm)), None)
 
 
 async def _made(source: sources.FineTune, llm: LLMDeployment, world: World) -> Made | Verdict:

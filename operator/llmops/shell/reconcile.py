@@ -74,6 +74,7 @@ async def llm_deployment(key: Key, world: World) -> timedelta | None:
         return timedelta(seconds=world.config.resync_seconds)
     if done:
         log.info("converged", key=str(key), done=done, replicas=decision.replicas, reason=str(decision.reason))
+        seen = observe.written(seen, llm, live, key, world)
     if decision.changed and decision.memory.last and (seen.serving.workload or seen.weights.ready):
         await report.scaled(world.cluster, live, decision.memory.last)
     judged = status.of(
