@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from hack.images import venv
+from llmops_serving.jobs.dataset.check import Wanted, checked
 
 REPOSITORY = Path(__file__).parents[3]
 HERE = Path(__file__).parent
@@ -81,8 +82,9 @@ class Jobs:
         *arguments: str,
         environment: dict[str, str] | None = None,
         launcher: tuple[str, ...] = (),
+        within_bytes: int | None = None,
     ) -> Process:
-        """`launcher` has torchrun's options, where several processes are to train."""
+        """`launcher` has torchrun's options, where several processes are to train; `within_bytes` bounds memory."""
         whole = {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "pvc://data/t.jsonl"}, **spec}
         termination = self.volume.with_suffix(".termination")
         module = f"llmops_serving.jobs.{job}"
@@ -90,6 +92,8 @@ class Jobs:
         if launcher:
             command[2:3] = [f"{module}.launch", *launcher, "-m", module]
         command += ["--job", str(self.volume), "--model", str(self.model), "--termination-log", str(termination)]
+        if within_bytes:
+            command[:0] = ["prlimit", f"--data={within_bytes}"]
         return Process([*command, *arguments], self.volume.with_suffix(".log"), termination, environment or {})
 
     def check(self, rows: list[Any], **spec: Any) -> Ended:
@@ -108,6 +112,16 @@ class Jobs:
         (self.volume / "data").mkdir(parents=True, exist_ok=True)
         for name, content in CHECKED[key].items():
             (self.volume / "data" / name).write_bytes(content)
+
+    def ruled(self, rows: list[Any], *, held_out: float = 0.2, test: list[Any] | None = None) -> None:
+        """Rows as a check leaves them that has no model to count tokens with: the same rules, in this process."""
+        files = []
+        for kind, content in (("rows", rows), ("test", test)):
+            file = self.volume.with_suffix(f".{kind}.jsonl")
+            file.write_text("".join(json.dumps(row) + "\n" for row in content or []))
+            files.append((file, file.name))
+        wanted = Wanted(eval_fraction=held_out)
+        checked(files[0], wanted, None, self.volume / "data", test=files[1] if test else None)
 
     def train(self, **spec: Any) -> Ended:
         return self.start("finetune", spec).ended()

@@ -18,6 +18,7 @@ from llmops.api.fine_tune_job import FineTuneJobSpec
 from llmops_serving.jobs.dataset import check, fetch, formats, size
 from llmops_serving.jobs.dataset.rendering import Renderer
 from llmops_serving.jobs.ending import Ended, Stopped, ended, log_to_stdout
+from llmops_serving.jobs.imports import heavy
 from llmops_serving.jobs.redaction import secrets_of
 
 log = structlog.get_logger()
@@ -49,7 +50,8 @@ def dataset(options: argparse.Namespace, environment: Mapping[str, str]) -> Ende
         raise Stopped("InvalidSpec", str(error.errors()[0]["msg"]), exit_code=2) from error
     if spec.dataset.source.startswith("hf://") or (spec.evaluation.dataset or "").startswith("hf://"):
         os.environ["HF_HUB_OFFLINE"] = "0"  # read when the hub's client is imported
-    from llmops_serving.jobs.finetune import settings  # noqa: PLC0415 - imports torch: arguments are judged first
+    with heavy():  # it imports torch: arguments are judged first
+        from llmops_serving.jobs.finetune import settings  # noqa: PLC0415
 
     settings.config(spec, options.model, options.job / "data")
     renderer = Renderer.of(options.model, max_length=settings.max_length(spec, options.model))

@@ -16,6 +16,7 @@ from llmops import names
 from llmops.api.fine_tune_job import FineTuneJobSpec
 from llmops_serving.jobs.ending import EXIT_INTERRUPTED, Ended, Stopped, ended, log_to_stdout
 from llmops_serving.jobs.finetune.launch import left
+from llmops_serving.jobs.imports import heavy
 from llmops_serving.jobs.redaction import secrets_of
 
 
@@ -37,9 +38,10 @@ def finetune(options: argparse.Namespace) -> Ended:
     Raises:
         Stopped: why there is no artifact yet.
     """
-    import torch  # noqa: PLC0415 - seconds to import: arguments are judged and SIGTERM is heeded first
+    with heavy():  # arguments are judged and SIGTERM is heeded first
+        import torch  # noqa: PLC0415
 
-    from llmops_serving.jobs.finetune import train  # noqa: PLC0415
+        from llmops_serving.jobs.finetune import train  # noqa: PLC0415
 
     try:
         spec = FineTuneJobSpec.model_validate_json(options.spec, by_alias=True, by_name=False)

@@ -11,7 +11,7 @@ import platform
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from llmops.api.fine_tune_job import FineTuneJobSpec
 from llmops_serving.jobs.dataset.check import REPORT
 from llmops_serving.jobs.dataset.rendering import Renderer
 from llmops_serving.jobs.ending import EXIT_INTERRUPTED, Ended, Stopped
-from llmops_serving.jobs.finetune import curves, learners, proof, report, settings, watch
+from llmops_serving.jobs.finetune import curves, learners, proof, report, room, settings, watch
 from llmops_serving.jobs.finetune.artifact import Artifact, Artifacts
 from llmops_serving.jobs.finetune.attempts import Attempts, Memory
 from llmops_serving.jobs.finetune.checkpoints import Checkpoints
@@ -228,10 +228,12 @@ def _told_to_stop(callback: watch.Watch) -> Iterator[None]:
 
 
 def _train(learner: learners.Learner, checkpoint: Path | None) -> None:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
-        learner.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        with nullcontext() if torch.cuda.is_available() else room.bounded(here):
+            learner.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not room.lacks(error):
             raise
         raise Stopped(
             OUT_OF_MEMORY,
