@@ -63,13 +63,13 @@ def cron_jobs(model: Json, backup: Json, *, weights_ready: bool = True, **points
     return backups.objects(llm, CONFIG, points=known, weights_ready=weights_ready, adapters=[ADAPTER])
 
 
-def one_point(model: Json, backup: Json) -> list[Json]:
+def one_point(model: Json, backup: Json, adapter: Adapter = ADAPTER) -> list[Json]:
     meta = {"name": "before-upgrade", "namespace": "team-a", "uid": UID, "creationTimestamp": "2026-11-20T09:30:00Z"}
     manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "ModelBackup", "metadata": meta}
     wanted = ModelBackup.from_manifest({**manifest, "spec": {"deployment": "support"}})
     llm = deployment(model, backup)
     assert llm.spec.backup is not None
-    return backups.point(wanted, llm, llm.spec.backup, CONFIG, [ADAPTER])
+    return backups.point(wanted, llm, llm.spec.backup, CONFIG, [adapter])
 
 
 HELD = ("team-a-support@2026-11-01T03:00:00Z",)
@@ -85,6 +85,9 @@ CASES: dict[str, Callable[[], list[Json]]] = {
     "record-of-a-scheduled-point": lambda: [
         backups.record(deployment(HUB, EVERYTHING), datetime(2026, 11, 20, 3, tzinfo=UTC))
     ],
+    "point-of-a-restored-model": lambda: one_point(
+        {"source": "backup://support@2026-11-20T03:00:00Z"}, S3, Adapter("tickets", "sha256:1f0c", restored=True)
+    ),
     "restored": lambda: weights.objects(deployment({"source": "backup://support@2026-11-20T03:00:00Z"}, S3), CONFIG),
 }
 

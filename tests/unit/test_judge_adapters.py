@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from llmops import names
+from llmops.api.conditions import Reason
 from llmops.api.drift import ActionSpec, DriftSpec
 from llmops.api.fine_tune_job import FineTuneJob
-from llmops.api.llm_deployment import LLMDeployment
+from llmops.api.llm_deployment import AdapterSpec, LLMDeployment, ModelStatus
 from llmops.api.meta import Condition
 from llmops.api.problem import NeedsUser
 from llmops.judge import adapters
@@ -77,6 +78,33 @@ def found(job: FineTuneJob | None, *served: Json, drifting: str = "") -> Found:
     return adapters.found(llm, llm.spec.adapters[0], job, max_rank=64)
 
 
+def restored(model: Json | None) -> Found:
+    llm = deployment()
+    source = AdapterSpec(name="t", source="backup://support@2026-11-20T03:00:00Z")
+    return adapters.restored(llm, source, ModelStatus.model_validate(model) if model is not None else None)
+
+
+RESTORED: Json = {"adapters": [{"name": "t", "digest": ONE}, {"name": "u", "digest": TWO}]}
+
+
+def test_an_adapter_of_a_restore_point_is_there_when_the_model_is() -> None:
+    assert restored(RESTORED) == Found(Reason.ADAPTER_LOADING, digest=ONE, restored=True)
+    waiting = restored(None)
+    assert (waiting.reason, waiting.digest) == (Reason.ADAPTER_PENDING, None)
+    other = restored({"adapters": [{"name": "u", "digest": TWO}]})
+    assert (other.reason, other.message) == (
+        Reason.ADAPTER_NOT_FOUND,
+        "backup://support@2026-11-20T03:00:00Z has no adapter t: its adapters are u.",
+    )
+
+
+def test_on_a_restored_model_the_engines_answers_prove_an_adapter_and_not_its_source() -> None:
+    llm = deployment()
+    model = llm.spec.model.model_copy(update={"source": "backup://support"})
+    llm = llm.model_copy(update={"spec": llm.spec.model_copy(update={"model": model})})
+    assert adapters.found(llm, llm.spec.adapters[0], job(ONE), max_rank=64).digest == ONE
+
+
 SERVED = {"name": "t", "source": "finetune://tickets", "digest": ONE}
 
 
@@ -132,8 +160,8 @@ SETTLED: list[tuple[str, Record, Json, bool]] = [
     ("it is loaded", Record("e", {"t": ONE}), {"t": ONE}, True),
     ("another digest of it", Record("e", {"t": ONE}), {"t": TWO}, False),
     ("one to unload", Record("e", {"t": ONE}), {}, False),
-    ("it failed", Record("e", {}, {"t": Failed(ONE, adapters.Reason.ADAPTER_NO_EFFECT, "")}), {"t": ONE}, True),
-    ("another failed", Record("e", {}, {"t": Failed(ONE, adapters.Reason.ADAPTER_NO_EFFECT, "")}), {"t": TWO}, False),
+    ("it failed", Record("e", {}, {"t": Failed(ONE, Reason.ADAPTER_NO_EFFECT, "")}), {"t": ONE}, True),
+    ("another failed", Record("e", {}, {"t": Failed(ONE, Reason.ADAPTER_NO_EFFECT, "")}), {"t": TWO}, False),
 ]
 
 
@@ -150,7 +178,7 @@ def pod(annotations: Json, container: str = "containerd://1") -> Json:
 
 
 def test_a_record_is_read_as_it_was_written_and_not_after_a_restart() -> None:
-    record = Record("containerd://1", {"t": ONE}, {"u": Failed(TWO, adapters.Reason.ADAPTER_MISMATCH, "no")})
+    record = Record("containerd://1", {"t": ONE}, {"u": Failed(TWO, Reason.ADAPTER_MISMATCH, "no")})
     carried = record.annotations({"t": ONE})
     assert carried[names.ADAPTERS_ANNOTATION] == "t"
     assert adapters.record(pod(carried), adapters.start(pod(carried), "engine")) == record
@@ -178,8 +206,8 @@ def said(**outcome: Any) -> list[Json]:
 
 
 BAD = {"reason": "AdapterNoEffect", "message": "0.0000 nats"}
-NO_EFFECT = Failed(TWO, adapters.Reason.ADAPTER_NO_EFFECT, "0.0000 nats")
-NO_ANSWER = Failed(TWO, adapters.Reason.ADAPTER_LOAD_FAILED, "said")
+NO_EFFECT = Failed(TWO, Reason.ADAPTER_NO_EFFECT, "0.0000 nats")
+NO_ANSWER = Failed(TWO, Reason.ADAPTER_LOAD_FAILED, "said")
 OUTCOMES: list[tuple[str, Record, Json, list[Json], Record | None]] = [
     ("it goes on", Record("e"), {}, [], None),
     ("all are proven", Record("e"), ended("Complete"), said(failed={}), Record("e", {"t": TWO})),
@@ -204,9 +232,9 @@ def test_what_the_job_found_is_believed(before: Record, job: Json, pods: list[Js
 
 
 def test_the_condition_is_true_when_every_pod_serves_every_adapter() -> None:
-    known = {"t": Found(adapters.Reason.ADAPTER_LOADING, digest=ONE)}
+    known = {"t": Found(Reason.ADAPTER_LOADING, digest=ONE)}
     loaded, empty = Record("e", {"t": ONE}), Record("f")
-    failed = Record("g", {}, {"t": Failed(ONE, adapters.Reason.ADAPTER_NO_EFFECT, "0.0000 nats")})
+    failed = Record("g", {}, {"t": Failed(ONE, Reason.ADAPTER_NO_EFFECT, "0.0000 nats")})
     told = [adapters.verdict(known, records) for records in ([], [loaded], [loaded, empty], [loaded, failed])]
     assert [(each.status, each.reason) for each in told] == [
         ("Unknown", "AdapterLoading"),

@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 MODEL_SCHEMES = ("hf", "s3", "gs", "az", "https", "http", "pvc", "oci", "backup", "finetune")
-ADAPTER_SCHEMES = ("finetune",)
+ADAPTER_SCHEMES = ("finetune", "backup")
 _NAME = re.compile("[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _WITH_SECRETS = [scheme for scheme in MODEL_SCHEMES if SCHEMES[scheme].takes_secret]
 
@@ -145,8 +145,9 @@ class AdapterSpec(SpecModel):
 
     name: ModelName = Field(description="What clients send as `model` to use the adapter. Example: tickets.")
     source: Annotated[str, Field(max_length=1024), sources(ADAPTER_SCHEMES)] = Field(
-        description="The FineTuneJob of this namespace that makes it; the model is served without the adapter until "
-        "the job is complete. Example: finetune://tickets-lora."
+        description="finetune://JOB, the FineTuneJob of this namespace that makes it; the model is served without the "
+        "adapter until the job is complete. Or the model's own backup:// source: the adapter of this name comes back "
+        "with the model from the restore point. Example: finetune://tickets-lora."
     )
 
 
@@ -332,6 +333,16 @@ class LLMDeploymentSpec(SpecModel):
             message="{self.model.source} is in a repository that is not named: give backup.target and "
             "backup.secretRef, without a schedule if nothing is to be backed up",
             cause="FieldValueRequired",
+        ),
+        Rule(
+            path=".adapters",
+            cel="!has(self.adapters) || self.adapters.all(each, !each.source.startsWith('backup://') || "
+            "each.source == self.model.source)",
+            holds=lambda s: all(
+                each.source == s.model.source for each in s.adapters if each.source.startswith("backup://")
+            ),
+            message="an adapter comes out of a restore point together with its model, and the model's source is "
+            "{self.model.source}: give both the same backup:// source",
         ),
         Rule(
             path=".backup.weights",

@@ -14,6 +14,13 @@ from llmops.api.rules import MapByKey
 Count = Annotated[int, Field(ge=0)]
 
 
+class RestoredAdapter(StatusModel):
+    """An adapter that came back with the model's files."""
+
+    name: str = Field(max_length=63, description="Its name when it was backed up.")
+    digest: str = Field(max_length=128, description="Digest over its files, shortened. Example: sha256:4b7d...")
+
+
 class ModelStatus(StatusModel):
     """Which bytes are served."""
 
@@ -26,6 +33,9 @@ class ModelStatus(StatusModel):
         default=None, max_length=128, description="Digest over every file's name and hash. Example: sha256:4b7d..."
     )
     bytes: Count | None = Field(default=None, description="Size of all files, in bytes.")
+    adapters: Annotated[list[RestoredAdapter], MapByKey("name")] = Field(
+        default=[], max_length=32, description="Adapters that came back with the files from a restore point."
+    )
 
 
 class WeightsStatus(StatusModel):

@@ -91,13 +91,24 @@ def restore(
             raise CliError(f"{name} has no spec.backup, which says where points are", NO)
         source = f"backup://{point or backup.get('name') or name}"
         model = {"source": source, "revision": None, "secretRef": None}
-        cluster.patch(resources.LLM_DEPLOYMENT, name, {"spec": {"model": model, "backup": _without_pointers(backup)}})
+        spec = {"model": model, "backup": _without_pointers(backup), **_adapters(live["spec"], source)}
+        cluster.patch(resources.LLM_DEPLOYMENT, name, {"spec": spec})
         typer.echo(f"llmdeployment/{name} serves {source} once every digest is checked; until then what it serves now")
         if follow:
             labels = f"{names.LABEL_DEPLOYMENT}={name},{names.LABEL_COMPONENT}=weights"
             _follow(cluster, lambda: _weights(cluster, name), labels, "fetch", interval)
     except Refused as refusal:
         raise refusal.exit() from refusal
+
+
+def _adapters(spec: Json, source: str) -> Json:
+    """Adapters that came out of a restore point come out of this one; those of FineTuneJobs stay as they are."""
+    listed = spec.get("adapters", [])
+    if not any(each["source"].startswith("backup://") for each in listed):
+        return {}
+    return {
+        "adapters": [each | {"source": source} if each["source"].startswith("backup://") else each for each in listed]
+    }
 
 
 def _without_pointers(backup: Json) -> Json:

@@ -18,7 +18,7 @@ from rich.table import Table
 from llmops.judge.retention import Policy
 from llmops_serving.jobs.repository.collect import collect, drop, hold
 from llmops_serving.jobs.repository.errors import KeyWrong, RepositoryError
-from llmops_serving.jobs.repository.format import Manifest
+from llmops_serving.jobs.repository.format import ADAPTERS, Manifest
 from llmops_serving.jobs.repository.pointer import HubFiles
 from llmops_serving.jobs.repository.read import restore
 from llmops_serving.jobs.repository.repository import Repository
@@ -195,8 +195,14 @@ def recovered(manifest: Manifest) -> list[dict[str, Any]]:
             model = {**document["spec"]["model"], "source": f"backup://{manifest.ref.source}"}
             for of_the_old_source in ("revision", "secretRef"):
                 model.pop(of_the_old_source, None)
+            came_along = {file.path.split("/")[1] for file in manifest.files if file.path.startswith(ADAPTERS)}
+            adapters = [
+                {**adapter, "source": model["source"]} if adapter["name"] in came_along else adapter
+                for adapter in document["spec"].get("adapters", [])
+            ]
             backup = {key: value for key, value in document["spec"].get("backup", {}).items() if key != "weights"}
-            resource["spec"] = {**document["spec"], "model": model} | ({"backup": backup} if backup else {})
+            changed = {"model": model, "backup": backup, "adapters": adapters}
+            resource["spec"] = {**document["spec"], **{key: value for key, value in changed.items() if value}}
         resources.append(resource)
     return resources
 

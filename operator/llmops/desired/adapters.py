@@ -34,12 +34,21 @@ class Adapter:
         digest: Digest of its files.
         job: The FineTuneJob on whose volume it lies; `None` when only the copy made before is left.
         path: Its directory on that volume.
+        restored: Whether it lies beside the model, where a restore point has put it.
     """
 
     name: str
     digest: str
     job: str | None = None
     path: str = ""
+    restored: bool = False
+
+    @property
+    def origin(self) -> str | None:
+        """Where it is copied from, in a pod with the volumes; `None` when only the copy is left."""
+        if self.restored:
+            return f"{weights.MODEL_DIRECTORY}/adapters/{self.name}"
+        return f"{ARTIFACTS}/{self.job}/{self.path}" if self.job else None
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,8 @@ def artifacts(adapters: Sequence[Adapter]) -> tuple[list[Json], list[Json]]:
 
 
 def place(adapter: Adapter) -> str:
-    """Its directory in a pod with these volumes: as its job left it, or as it was copied, by digest."""
-    if adapter.job:
-        return f"{ARTIFACTS}/{adapter.job}/{adapter.path}"
-    return f"{names.ADAPTERS_MOUNT}/{adapter.digest.removeprefix('sha256:')[:16]}"
+    """Its directory in a pod with these volumes: as it was made or restored, or as it was copied, by digest."""
+    return adapter.origin or f"{names.ADAPTERS_MOUNT}/{adapter.digest.removeprefix('sha256:')[:16]}"
 
 
 # The routes that load and unload. Only the Job below reaches them: the gateway forwards no such path, and the
@@ -137,7 +144,10 @@ def loading(
     tmp_volume, tmp_mount = pods.scratch("64Mi")
     ours, our_mount = volume(llm, read_only=False)
     volumes, mounts = artifacts(adapters)
-    wish = [{"name": each.name, "digest": each.digest, "from": place(each) if each.job else None} for each in adapters]
+    if any(each.restored for each in adapters):
+        model = weights.mount(llm)
+        volumes, mounts = [*volumes, model.volume], [*mounts, model.mount]
+    wish = [{"name": each.name, "digest": each.digest, "from": each.origin} for each in adapters]
     container: Json = {
         "name": COMPONENT,
         "image": config.images.jobs,

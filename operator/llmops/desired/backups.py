@@ -161,9 +161,12 @@ def _backing_up(
 
 
 def _adapter_volumes(llm: LLMDeployment, adapters: Sequence[Adapter]) -> tuple[list[Json], list[Json]]:
-    """Where adapters lie: on their FineTuneJobs' volumes, or, where such a job is gone, on the deployment's own."""
+    """Where adapters lie: on their FineTuneJobs' volumes, or, where such a job is gone, on the deployment's own.
+
+    Those of a restore point are beside the model, which is mounted anyway.
+    """
     volumes, mounts = loras.artifacts(adapters)
-    if any(adapter.job is None for adapter in adapters):
+    if any(adapter.origin is None for adapter in adapters):
         volume, mount = loras.volume(llm, read_only=True)
         volumes, mounts = [*volumes, volume], [*mounts, mount]
     return volumes, mounts

@@ -14,7 +14,7 @@ from typing import Any
 from llmops import names
 from llmops.api.conditions import ConditionType, Reason
 from llmops.api.fine_tune_job import FineTuneJob, LoraSpec
-from llmops.api.llm_deployment import AdapterSpec, AdapterStatus, LLMDeployment
+from llmops.api.llm_deployment import AdapterSpec, AdapterStatus, LLMDeployment, ModelStatus
 from llmops.judge import outcomes, pods
 from llmops.judge.redaction import redacted
 from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, shortened
@@ -31,7 +31,8 @@ _FAILURES = {
 class Found:
     """What became of one adapter of the spec. Without a digest it cannot be loaded, and `message` says why.
 
-    `job` is the FineTuneJob on whose volume it lies at `path`; without it only the copy made before is left.
+    `job` is the FineTuneJob on whose volume it lies at `path`; `restored` means beside the model, where its restore
+    point has put it; without either only the copy made before is left.
     """
 
     reason: Reason
@@ -39,6 +40,7 @@ class Found:
     digest: str | None = None
     job: str | None = None
     path: str = ""
+    restored: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def found(llm: LLMDeployment, adapter: AdapterSpec, job: FineTuneJob | None, max
         )
     base, model = job.spec.base_model, llm.spec.model
     same = base.deployment == llm.metadata.name or (base.source, base.revision) == (model.source, model.revision)
+    same = same or model.source.startswith("backup://")  # whatever that was before: the engine's answers prove it
     if not same:
         return Found(
             Reason.ADAPTER_MISMATCH,
@@ -114,11 +117,30 @@ def found(llm: LLMDeployment, adapter: AdapterSpec, job: FineTuneJob | None, max
             Reason.ADAPTER_TOO_LARGE,
             f"The adapter has rank {rank} and the engines have room for {max_rank}: raise spec.engine.lora.maxRank.",
         )
-    if promotion_frozen(llm) and artifact.digest != (before := _served(llm, adapter)):
-        held = "Traffic drifts, and spec.drift.actions has FreezePromotion: acknowledge or rebase the drift first."
-        return Found(Reason.ADAPTER_HELD, held, digest=before)
     path = artifact.uri.partition("://")[2].partition("/")[2]
-    return Found(Reason.ADAPTER_LOADING, digest=artifact.digest, job=name, path=path)
+    return _held(llm, adapter, artifact.digest) or Found(
+        Reason.ADAPTER_LOADING, digest=artifact.digest, job=name, path=path
+    )
+
+
+def restored(llm: LLMDeployment, adapter: AdapterSpec, model: ModelStatus | None) -> Found:
+    """The adapter that comes with the model from its restore point; `model` is `None` until the files are there."""
+    if model is None:
+        return Found(Reason.ADAPTER_PENDING, f"It comes with the model from {adapter.source}, which is being fetched.")
+    digests = {each.name: each.digest for each in model.adapters}
+    digest = digests.get(adapter.name)
+    if digest is None:
+        has = f"its adapters are {', '.join(digests)}" if digests else "it has no adapters"
+        return Found(Reason.ADAPTER_NOT_FOUND, f"{adapter.source} has no adapter {adapter.name}: {has}.")
+    return _held(llm, adapter, digest) or Found(Reason.ADAPTER_LOADING, digest=digest, restored=True)
+
+
+def _held(llm: LLMDeployment, adapter: AdapterSpec, digest: str) -> Found | None:
+    """The one that is served, while drift keeps another from taking its place."""
+    if not promotion_frozen(llm) or digest == (before := _served(llm, adapter)):
+        return None
+    held = "Traffic drifts, and spec.drift.actions has FreezePromotion: acknowledge or rebase the drift first."
+    return Found(Reason.ADAPTER_HELD, held, digest=before)
 
 
 def promotion_frozen(llm: LLMDeployment) -> bool:

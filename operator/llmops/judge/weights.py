@@ -10,7 +10,7 @@ from typing import Any
 
 from llmops.api.conditions import ConditionType, Reason
 from llmops.api.fine_tune_job import FineTuneJob
-from llmops.api.llm_deployment import ModelStatus
+from llmops.api.llm_status import ModelStatus, RestoredAdapter
 from llmops.api.problem import NeedsUser
 from llmops.judge import pods
 from llmops.judge.redaction import redacted
@@ -199,7 +199,13 @@ def _outcome(job_pods: Sequence[Json]) -> Json | None:
 
 
 def _model(outcome: Json) -> ModelStatus:
-    return ModelStatus(revision=outcome.get("revision"), digest=outcome.get("digest"), bytes=outcome.get("bytes"))
+    restored = outcome.get("adapters") or {}
+    return ModelStatus(
+        revision=outcome.get("revision"),
+        digest=outcome.get("digest"),
+        bytes=outcome.get("bytes"),
+        adapters=[RestoredAdapter(name=name, digest=digest) for name, digest in sorted(restored.items())],
+    )
 
 
 def _failure(outcome: Json | None, job_pods: Sequence[Json], *, final: bool) -> Verdict:

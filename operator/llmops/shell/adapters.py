@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops import names
-from llmops.api.llm_deployment import LLMDeployment
+from llmops.api.llm_deployment import LLMDeployment, ModelStatus
 from llmops.desired import adapters as desired
 from llmops.desired import engine
 from llmops.judge import adapters as judge
 from llmops.judge.adapters import Found, Record
+from llmops.judge.weights import Weights
 from llmops.shell import finetunes
 from llmops.shell.cluster import Conflicting
 from llmops.shell.world import World
@@ -37,10 +38,10 @@ class Given:
         return any(not each.digest for each in self.known.values())
 
 
-async def given(llm: LLMDeployment, children: Sequence[Json], world: World) -> Given:
+async def given(llm: LLMDeployment, children: Sequence[Json], files: Weights, world: World) -> Given:
     """One look at the adapters; writes the annotations of pods that changed."""
     engines = [child for child in children if _component(child) == engine.COMPONENT and child["kind"] == "Pod"]
-    known = await known_of(llm, world)
+    known = await known_of(llm, files.model if files.ready else None, world)
     wished = judge.wish(known)
     loras = loadable(known)
     answering = {pod["metadata"]["name"] for pod in judge.answering(engines)}
@@ -70,15 +71,22 @@ async def given(llm: LLMDeployment, children: Sequence[Json], world: World) -> G
 
 def loadable(known: Mapping[str, Found]) -> list[desired.Adapter]:
     """The adapters that are there, in the order of the spec."""
-    return [desired.Adapter(name, each.digest, each.job, each.path) for name, each in known.items() if each.digest]
+    return [
+        desired.Adapter(name, each.digest, each.job, each.path, restored=each.restored)
+        for name, each in known.items()
+        if each.digest
+    ]
 
 
-async def known_of(llm: LLMDeployment, world: World) -> dict[str, Found]:
-    """Each adapter of the spec, as far as its FineTuneJob has come."""
+async def known_of(llm: LLMDeployment, model: ModelStatus | None, world: World) -> dict[str, Found]:
+    """Each adapter of the spec, as far as its FineTuneJob has come, or the files of the model (`None` until then)."""
     known: dict[str, Found] = {}
     room = desired.room(llm)
     for adapter in llm.spec.adapters:
-        name = adapter.source.partition("://")[2]
+        scheme, _, name = adapter.source.partition("://")
+        if scheme == "backup":
+            known[adapter.name] = judge.restored(llm, adapter, model)
+            continue
         job = await finetunes.named(llm.metadata.namespace, name, world)
         known[adapter.name] = judge.found(llm, adapter, job, room.max_rank if room else 0)
     return known

@@ -179,7 +179,7 @@ async def _start(
     if not ready or ready[0].status != "True":
         said = "The weights of the deployment are not verified yet; the backup begins when they are."
         return Verdict("Unknown", Reason.NOT_BACKED_UP, said)
-    loras = adapters.loadable(await adapters.known_of(llm, world))
+    loras = adapters.loadable(await adapters.known_of(llm, llm.status.model, world))
     wanted = backups.point(backup, llm, llm.spec.backup, world.config, loras)
     done = await converge(world.cluster, world.mirror, live, wanted, [], removable=())
     log.info("converged", key=f"ModelBackup/{backup.metadata.namespace}/{backup.metadata.name}", done=done)

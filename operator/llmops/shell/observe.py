@@ -62,7 +62,7 @@ async def children(llm: LLMDeployment, live: Json, key: Key, world: World, now: 
         job=job,
         weights=replace(found_out, verdict=made) if isinstance(made, Verdict) and job is None else found_out,
         outdated=outdated,
-        adapters=await adapters.given(llm, found, world),
+        adapters=await adapters.given(llm, found, found_out, world),
         copied=isinstance(source, sources.FineTune),
         made=made if isinstance(made, Made) else None,
     )

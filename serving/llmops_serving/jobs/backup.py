@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from llmops_serving.jobs.repository import job
 from llmops_serving.jobs.repository.errors import Unsafe
-from llmops_serving.jobs.repository.format import PointRef, parsed_ref, point_id
+from llmops_serving.jobs.repository.format import ADAPTERS, PointRef, parsed_ref, point_id
 from llmops_serving.jobs.repository.lock import Retention, lock_records, relocked
 from llmops_serving.jobs.repository.pointer import PointerMode, pointers
 from llmops_serving.jobs.repository.write import Backup, backup
@@ -51,6 +52,7 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
     mode = PointerMode(options.weights)
     kept_as_url = pointers(mode, roots, options.source, options.revision, trained_here=options.trained_here)
     retention = Retention(options.lock_mode, options.lock_days) if options.lock_mode else None
+    marker = _marker(roots.get(""))
     done: Backup = backup(
         repository,
         roots,
@@ -59,8 +61,10 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
         pointers=kept_as_url,
         base=repository.find(options.base) if options.base else None,
         cache_folder=options.cache,
-        vouched=_vouched(roots.get("")),
+        vouched=_vouched(roots, marker),
         allow_pickle=options.allow_pickle,
+        # What a restore has put beside the model are adapters, and each that is still served is a root of its own.
+        without=[roots[""] / ADAPTERS] if marker and marker.source.startswith("backup://") else [],
         threads=options.threads,
         lock=relocked(repository, retention, os.environ) if retention else None,
         progress=job.logged_progress(),
@@ -76,14 +80,25 @@ def _due(scheduled_by: str) -> datetime:
     return datetime.fromtimestamp(60 * int(minutes), UTC) if minutes else datetime.now(UTC)
 
 
-def _vouched(model: Path | None) -> dict[str, str]:
+def _marker(model: Path | None) -> Marker | None:
+    """What the weights job left beside the model when it had verified it."""
+    return Marker.read(model / MARKER) if model else None
+
+
+def _vouched(roots: Mapping[str, Path], marker: Marker | None) -> dict[str, str]:
     """Digests of the model's files as the weights job left them, of those that have not been written since."""
-    marker = Marker.read(model / MARKER) if model else None
-    if model is None or marker is None:
+    if marker is None:
         return {}
+    model = roots[""]
     sealed = (model / MARKER).stat().st_mtime_ns
-    there = (file for file in marker.files if (model / file.path).is_file())
-    return {file.path: file.sha256 for file in there if (model / file.path).stat().st_mtime_ns <= sealed}
+    mine = (file for file in marker.files if _lies_in(model, file.path, roots) and (model / file.path).is_file())
+    return {file.path: file.sha256 for file in mine if (model / file.path).stat().st_mtime_ns <= sealed}
+
+
+def _lies_in(model: Path, path: str, roots: Mapping[str, Path]) -> bool:
+    """Whether the point's file of this path is the model directory's, and not an adapter's from somewhere else."""
+    inside = ((prefix, root) for prefix, root in roots.items() if prefix and path.startswith(prefix + "/"))
+    return all(root == model / prefix for prefix, root in inside)
 
 
 def _roots(given: list[str]) -> dict[str, Path]:

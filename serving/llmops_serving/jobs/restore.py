@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from llmops_serving.jobs.adapters.store import FILES
 from llmops_serving.jobs.repository import job
 from llmops_serving.jobs.repository.errors import PointNotFound
 from llmops_serving.jobs.repository.format import ADAPTERS, POINT, Manifest, PointRef, parsed_ref
@@ -15,7 +16,7 @@ from llmops_serving.jobs.repository.pointer import HubFiles
 from llmops_serving.jobs.repository.read import restore
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.weights import content
-from llmops_serving.jobs.weights.marker import Landed, Marker, completed
+from llmops_serving.jobs.weights.marker import Landed, Marker, completed, total_digest
 from llmops_serving.jobs.weights.names import MARKER
 
 
@@ -95,11 +96,32 @@ def _chosen(repository: Repository, point: str, destination: Path) -> PointRef:
 
 
 def _complete(marker: Marker) -> job.Outcome:
-    adapters = {file.path.split("/")[1] for file in marker.files if file.path.startswith(ADAPTERS)}
+    adapters = adapters_of(marker)
     with_adapters = f", with {len(adapters)} adapters" if adapters else ""
     message = f"{len(marker.files)} files, {marker.bytes:,} bytes{with_adapters}, every digest checked."
-    facts = {"revision": marker.revision, "digest": marker.digest, "bytes": marker.bytes, "files": len(marker.files)}
+    facts = {
+        "revision": marker.revision,
+        "digest": marker.digest,
+        "bytes": marker.bytes,
+        "files": len(marker.files),
+        "adapters": adapters,
+    }
     return job.Outcome("Complete", message, 0, facts)
+
+
+def adapters_of(marker: Marker) -> dict[str, str]:
+    """The adapters of a restored point: by name the digest of what an engine loads, as its FineTuneJob took it.
+
+    Shortened, as the names of their directories are: 32 of them must fit into a termination message.
+    """
+    found: dict[str, list[Landed]] = {}
+    for file in marker.files:
+        if file.path.startswith(ADAPTERS):
+            _, name, inside = file.path.split("/", 2)
+            found.setdefault(name, [])
+            if inside in FILES:
+                found[name].append(file.model_copy(update={"path": inside}))
+    return {name: total_digest(files)[: len("sha256:") + 16] for name, files in sorted(found.items())}
 
 
 if __name__ == "__main__":

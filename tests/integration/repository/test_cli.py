@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from llmops.cli.repo import app
 from llmops_serving.jobs.repository.write import backup
 from tests.integration.repository.models import KEY, blob_files, contents, model, ref, repository
 
-DEPLOYMENT = {
+DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "llmops.dev/v1alpha1",
     "kind": "LLMDeployment",
     "metadata": {"name": "support", "namespace": "team-a", "uid": "1", "resourceVersion": "2", "managedFields": []},
@@ -94,6 +95,18 @@ def test_recover_writes_what_to_apply_in_an_empty_cluster(tmp_path: Path) -> Non
             },
         }
     ]
+
+
+def test_recover_brings_adapters_back_from_the_point_where_it_has_them(base: Path, tmp_path: Path) -> None:
+    wished = [{"name": name, "source": f"finetune://{name}-lora"} for name in ("tickets", "not-trained-yet")]
+    document = {**DEPLOYMENT, "spec": {**DEPLOYMENT["spec"], "adapters": wished}}
+    adapter = model(tmp_path / "adapter", seed=9, layers=1)
+    roots = {"": base, "adapters/tickets": adapter}
+    backup(repository(tmp_path / "repo"), roots, ref=ref(day=2), documents={"support.json": document})
+    assert llmops("recover", str(tmp_path / "recovered"))[0] == 0
+    (found,) = yaml.safe_load_all((tmp_path / "recovered" / "support.yaml").read_text())
+    assert refusals(LLMDeployment, found) == []
+    assert found["spec"]["adapters"] == [{"name": "tickets", "source": f"backup://{ref(day=2).source}"}, wished[1]]
 
 
 @pytest.mark.usefixtures("base")

@@ -14,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from llmops_serving.jobs.adapters.store import Store
+from llmops_serving.jobs.finetune.checkpoints import sealed
 from llmops_serving.jobs.weights.marker import Intent, Landed, marker
 from llmops_serving.jobs.weights.names import MARKER
 from tests.integration.conftest import S3, free_port
@@ -73,6 +75,36 @@ def test_a_model_goes_to_s3_and_comes_back(jobs: Jobs, tmp_path: Path) -> None:
     assert (code, message["ref"], (tmp_path / "restored").exists()) == (0, made["ref"], False)
     code, message = jobs("gc", "--keep-last", "1")
     assert (code, message["dropped"]) == (0, [])
+
+
+def adapter(folder: Path, seed: int) -> Path:
+    """What a FineTuneJob leaves: two files that an engine loads, and what was measured of them; sealed."""
+    model(folder / "made", seed=seed, layers=1)
+    (folder / "made" / "model.safetensors").rename(folder / "made" / "adapter_model.safetensors")
+    (folder / "made" / "config.json").rename(folder / "made" / "adapter_config.json")
+    return sealed(folder / "made", folder / "sealed")
+
+
+def test_adapters_come_back_as_an_engine_is_given_them_and_go_into_the_next_point(jobs: Jobs, tmp_path: Path) -> None:
+    base, tickets = model(tmp_path / "base"), adapter(tmp_path / "tickets", seed=9)
+    assert jobs("backup", "--name", "support", str(base), f"adapters/tickets={tickets}")[0] == 0
+    code, message = jobs("restore", "support", str(tmp_path / "out"))
+    place = tmp_path / "out" / "adapters" / "tickets"
+    engine = tmp_path / "engine"
+    engine.mkdir()
+    kept = Store(engine).kept(message["adapters"]["tickets"], place)
+    assert (code, contents(kept)) == (0, contents(tickets))
+
+    def again(day: int, *adapters: str) -> Any:
+        return jobs("backup", "--name", f"support@2027-01-0{day}T00:00:00Z", str(tmp_path / "out"), *adapters)[1]
+
+    assert again(1, f"adapters/tickets={place}")["new_bytes"] == 0
+    # Trained again under the same name, as long as before: what was restored does not speak for it.
+    other = adapter(tmp_path / "other", seed=10)
+    assert again(2, f"adapters/tickets={other}")["new_bytes"] > 0
+    assert jobs("restore", "support@2027-01-02T00:00:00Z", str(tmp_path / "third"))[0] == 0
+    assert contents(tmp_path / "third" / "adapters" / "tickets") == contents(other)
+    assert again(3)["files"] == len(contents(base))  # not served any more, not in the point
 
 
 def restored(folder: Path) -> dict[str, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -28,8 +28,8 @@ class SourceFile:
     stamp: tuple[int, ...]
 
 
-def scan(roots: Mapping[str, Path], *, allow_pickle: bool = False) -> list[SourceFile]:
-    """The files below each root, under its prefix, in order of path.
+def scan(roots: Mapping[str, Path], *, allow_pickle: bool = False, without: Collection[Path] = ()) -> list[SourceFile]:
+    """The files below each root, under its prefix, in order of path; none below the directories `without`.
 
     A link to a regular file inside the same root is followed (hub caches are made of them).
 
@@ -39,7 +39,7 @@ def scan(roots: Mapping[str, Path], *, allow_pickle: bool = False) -> list[Sourc
     found = []
     for prefix, root in roots.items():
         real = root.resolve(strict=True)
-        for at in _walk(real):
+        for at in _walk(real, {place.resolve() for place in without} - {real}):
             path = str(PurePosixPath(prefix, at.relative_to(real).as_posix()))
             found.append(_file(path, at, real))
             if not allow_pickle and is_pickle(path):
@@ -58,9 +58,9 @@ def stamp(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path, without: Collection[Path]) -> Iterator[Path]:
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in BOOKKEEPING]
+        folders[:] = [name for name in folders if name not in BOOKKEEPING and Path(folder, name) not in without]
         names[:] = [name for name in names if name not in BOOKKEEPING]
         for name in (*folders, *names):
             at = Path(folder, name)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -57,6 +57,7 @@ def backup(
     cache_folder: Path | None = None,
     vouched: Mapping[str, str] | None = None,
     allow_pickle: bool = False,
+    without: Collection[Path] = (),
     threads: int = 0,
     lock: Callable[[Manifest, Index], Manifest] | None = None,
     progress: Progress | None = None,
@@ -74,6 +75,7 @@ def backup(
         vouched: digests (by path) that need not be taken again: a file of which the newest point of this name has the
             same path, size and digest is not read.
         allow_pickle: accept formats that run code when loaded.
+        without: directories below a root that are no part of it.
         threads: encoders; 0 takes the machine's processors, at most four.
         lock: called with the manifest before it is committed; puts retention on its objects.
         progress: called with bytes done and in all.
@@ -84,7 +86,7 @@ def backup(
     """
     started, listed_at = time.monotonic(), _boot_clock()
     documents = _checked_documents(documents or {})
-    files = scan(roots, allow_pickle=allow_pickle)
+    files = scan(roots, allow_pickle=allow_pickle, without=without)
     index = Index(repository)
     cache = HashCache(cache_folder, repository.header.id)
     recorded = Recorded.of(repository, ref.name, vouched or {})
