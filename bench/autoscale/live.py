@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -99,12 +99,13 @@ async def restart(made: World) -> Json:
 
 async def wake(made: World, rounds: int) -> Json:
     """From zero: a request until its answer, less the engine's start; and a script that does only what it must."""
-    ours, bare = [], []
+    ours, bare, stages = [], [], []
     for _ in range(rounds):
         await made.until(lambda: "sleeper" not in made.addresses, "sleep")
         begun = time.perf_counter()
-        await _ask("sleeper", made.gateway)
-        ours.append(time.perf_counter() - begun - ENGINE_SECONDS)
+        times = await asyncio.gather(*map(asyncio.create_task, _stages(made)))
+        stages.append({name: round((at - begun) * 1000) for name, at in zip(STAGES, times, strict=True)})
+        ours.append(times[-1] - begun - ENGINE_SECONDS)
         begun = time.perf_counter()
         await _scale(made, "bare-wake", 1)
         await made.until(lambda: "bare-wake" in made.addresses, "a pod")
@@ -113,7 +114,25 @@ async def wake(made: World, rounds: int) -> Json:
         bare.append(time.perf_counter() - begun - ENGINE_SECONDS)
         await _scale(made, "bare-wake", 0)
         await made.until(lambda: "bare-wake" not in made.addresses, "no pod")
-    return {"ours": _summary(ours), "bare script": _summary(bare), "rounds": rounds, "engine seconds": ENGINE_SECONDS}
+    slowest = max(stages, key=lambda stage: stage[STAGES[-1]])
+    both = {"ours": _summary(ours), "bare script": _summary(bare)}
+    return {**both, "rounds": rounds, "engine seconds": ENGINE_SECONDS, "slowest, ms": slowest}
+
+
+STAGES = ("scale patched", "pod made", "engine listens", "answered")
+
+
+def _stages(made: World) -> Iterator[Coroutine[Any, Any, float]]:
+    """When a sleeping model's wake gets where, once the last of them has asked."""
+    yield made.until(lambda: made.sizes["sleeper-engine"] == 1, "the new size")
+    yield made.until(lambda: "sleeper" in made.addresses, "a pod")
+    yield made.until(lambda: made.addresses.get("sleeper") in made.listening, "an engine")
+
+    async def asked() -> float:
+        await _ask("sleeper", made.gateway)
+        return time.perf_counter()
+
+    yield asked()
 
 
 async def held(made: World) -> Json:

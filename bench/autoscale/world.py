@@ -79,6 +79,7 @@ class World:
         self.gateway = GATEWAYS[0]  # where clients are sent to, as by a Service
         self.changed = asyncio.Condition()
         self.addresses: dict[str, str] = {}  # of the newest pod, by deployment; no entry when it is gone
+        self.listening: set[str] = set()  # addresses whose engine answers
         self._addresses = NETWORK.hosts()
         self._engines: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Task[None]] = {}
@@ -215,6 +216,8 @@ class World:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: Engine(loop, 0.2), address, names.ENGINE_PORT, backlog=2048)
         async with server:
+            self.listening.add(address)
+            await self._notify()
             await asyncio.sleep(1)  # the kubelet's probe
             await self._tell(meta, address, ready=True)
             await server.serve_forever()

@@ -21,6 +21,7 @@ LABEL_JOB = f"{GROUP}/finetunejob"
 LABEL_WEIGHTS = f"{GROUP}/weights"
 LABEL_BACKUP = f"{GROUP}/backup"  # on what makes, checks and drops restore points: the deployment they are of
 LABEL_COMPONENT = "app.kubernetes.io/component"
+ENGINE_COMPONENT = "engine"
 LABEL_API_KEY = f"{GROUP}/api-key"
 DIGEST_ANNOTATION = f"{GROUP}/applied"
 # On an engine pod: the adapters it provably serves, by comma, for the gateway; and what that was found by.

@@ -15,7 +15,7 @@ from llmops.desired.adapters import Adapter, Engine
 
 Json = dict[str, Any]
 
-COMPONENT = "engine"
+COMPONENT = names.ENGINE_COMPONENT
 CONTAINER = "engine"
 LOAD_SECONDS = 3600  # a start-up probe longer than any model takes to load, so that nobody kills a slow disk's pod
 DEFAULT_GRACE_SECONDS = 600  # as long as a request may take

@@ -22,7 +22,7 @@ from llmops import names
 from llmops_serving.gateway.keys import Key, Keyring, from_fields, from_secret, keyring
 from llmops_serving.gateway.kubernetes import Access
 from llmops_serving.gateway.ledger import month
-from llmops_serving.gateway.table import Model, Table, from_cluster, from_routes, table
+from llmops_serving.gateway.table import Model, Table, from_cluster, from_routes, located, table
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ FILE_CHECK_SECONDS = 0.5
 SUMS_SECONDS = 20.0
 
 Changed = Callable[[], None]
-Kept = Callable[[dict[str, Any]], dict[str, Any]]
+Kept = Callable[[dict[str, Any]], Any]
 
 
 class RelistError(Exception):
@@ -43,18 +43,18 @@ class RelistError(Exception):
 
 
 class Watch:
-    """A mirror of all objects of one kind, kept current until cancelled. `objects` by `namespace/name`."""
+    """A mirror of all objects of one kind, kept current until cancelled. `objects`, as kept, by `namespace/name`."""
 
     def __init__(
         self, access: Access, path: str, selector: str, on_change: Changed, *, keep: Kept = lambda found: found
     ) -> None:
-        """`path` is the collection, for example `/apis/discovery.k8s.io/v1/endpointslices`; `keep` what is of use."""
+        """`path` is the collection, for example `/api/v1/pods`; `keep` what is of use."""
         self._keep = keep
         self._access = access
         self._path = path
         self._selector = selector
         self._on_change = on_change
-        self.objects: dict[str, dict[str, Any]] = {}
+        self.objects: dict[str, Any] = {}
         self.synced = asyncio.Event()
 
     async def run(self) -> None:
@@ -76,7 +76,7 @@ class Watch:
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, guards nothing
 
     async def _list(self) -> str:
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Any] = {}
         parameters = {"limit": str(PAGE)} | ({"labelSelector": self._selector} if self._selector else {})
         while True:
             page = await self._access.get(self._path, parameters)
@@ -128,7 +128,7 @@ def _key(found: dict[str, Any]) -> str:
 
 
 class ClusterDiscovery:
-    """Tells `apply` a new table after every change of the deployments, of their endpoints or of what pods serve."""
+    """Tells `apply` a new table after every change of the deployments and of their pods."""
 
     def __init__(self, access: Access, apply: Callable[[Table], None], namespaces: Sequence[str] = ()) -> None:
         """All namespaces, or those given: one watch each, because rights in them allow no other."""
@@ -139,18 +139,14 @@ class ClusterDiscovery:
             Watch(access, f"/apis/{names.GROUP}/{names.VERSION}{scope}/llmdeployments", "", self._changed.set)
             for scope in scopes
         ]
-        self._slices = [
-            Watch(access, f"/apis/discovery.k8s.io/v1{scope}/endpointslices", names.LABEL_DEPLOYMENT, self._changed.set)
-            for scope in scopes
-        ]
+        engines = f"{names.LABEL_DEPLOYMENT},{names.LABEL_COMPONENT}={names.ENGINE_COMPONENT}"
         self._pods = [
-            Watch(access, f"/api/v1{scope}/pods", names.LABEL_DEPLOYMENT, self._changed.set, keep=_announcement)
-            for scope in scopes
+            Watch(access, f"/api/v1{scope}/pods", engines, self._changed.set, keep=located) for scope in scopes
         ]
 
     async def run(self) -> None:
-        """Until cancelled. The first table comes when all kinds were listed."""
-        watches = [*self._deployments, *self._slices, *self._pods]
+        """Until cancelled. The first table comes when both kinds were listed."""
+        watches = [*self._deployments, *self._pods]
         async with asyncio.TaskGroup() as group:
             for watch in watches:
                 group.create_task(watch.run())
@@ -160,22 +156,14 @@ class ClusterDiscovery:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                pods = {name: pod for watch in self._pods for name, pod in watch.objects.items()}
-                models = from_cluster(_found(self._deployments), _found(self._slices), pods)
+                models = from_cluster(_found(self._deployments), filter(None, _found(self._pods)))
                 if models != last:  # most changes of a deployment are of its status
                     last = models
                     self._apply(table(models))
 
 
-def _found(watches: Sequence[Watch]) -> list[dict[str, Any]]:
+def _found(watches: Sequence[Watch]) -> list[Any]:
     return [found for watch in watches for found in watch.objects.values()]
-
-
-def _announcement(pod: dict[str, Any]) -> dict[str, Any]:
-    """All that is of use of a pod: the adapters it serves."""
-    annotations = pod["metadata"].get("annotations") or {}
-    said = annotations.get(names.ADAPTERS_ANNOTATION)
-    return {"metadata": {"annotations": {names.ADAPTERS_ANNOTATION: said}}} if said else {}
 
 
 class KeyDiscovery:

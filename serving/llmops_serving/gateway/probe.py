@@ -1,7 +1,7 @@
 """What the gateway asks pods itself: whether one that requests wait for is up, and how much its prefix cache holds.
 
-A kubelet's readiness probe and the EndpointSlice that follows it take seconds; a request that waits should not. So
-while requests wait for a model, its pods that have an address but are not ready yet are asked every `PROBE_SECONDS`.
+A kubelet's readiness probe takes seconds; a request that waits should not. So while requests wait for a model, its
+pods that have an address but are not ready yet are asked every `PROBE_SECONDS`.
 """
 
 from __future__ import annotations

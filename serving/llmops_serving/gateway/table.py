@@ -155,23 +155,15 @@ def _static_endpoint(text: Any, where: str) -> Endpoint:
     return Endpoint(host.strip("[]"), int(port))
 
 
-def from_cluster(
-    deployments: Iterable[dict[str, Any]],
-    slices: Iterable[dict[str, Any]],
-    pods: Mapping[str, dict[str, Any]] | None = None,
-) -> list[Model]:
-    """Models of `LLMDeployment`, `EndpointSlice` and `Pod` objects as the API server returns them.
+def from_cluster(deployments: Iterable[dict[str, Any]], pods: Iterable[tuple[str, Endpoint]]) -> list[Model]:
+    """Models of `LLMDeployment` objects as the API server returns them, with what `located` says of their pods.
 
-    `pods` by `namespace/name` say which adapters they serve. A deployment without endpoints is a model at zero, not an
-    unknown one. Slices of deployments that do not exist (any more) are ignored: their pods are going away.
+    A deployment without pods is a model at zero, not an unknown one. Pods of deployments that do not exist (any more)
+    are ignored: they are going away.
     """
     endpoints: dict[str, dict[str, Endpoint]] = {}
-    for found in slices:
-        metadata = found["metadata"]
-        owner = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
-        if owner:
-            of_owner = endpoints.setdefault(f"{metadata['namespace']}/{owner}", {})
-            of_owner.update((endpoint.address, endpoint) for endpoint in _slice_endpoints(found, pods))
+    for owner, endpoint in pods:
+        endpoints.setdefault(owner, {})[endpoint.address] = endpoint
     return [
         _cluster_model(deployment, tuple(endpoints.get(_key(deployment), {}).values())) for deployment in deployments
     ]
@@ -181,28 +173,29 @@ def _key(found: dict[str, Any]) -> str:
     return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
 
 
-def _slice_endpoints(found: dict[str, Any], pods: Mapping[str, dict[str, Any]] | None) -> Iterable[Endpoint]:
-    ports = {port.get("name"): port.get("port") for port in found.get("ports") or ()}
-    port = ports.get("http") or next((number for number in ports.values() if number), None) or names.ENGINE_PORT
-    for endpoint in found.get("endpoints") or ():
-        conditions = endpoint.get("conditions") or {}
-        if conditions.get("terminating") or not endpoint.get("addresses"):
-            continue
-        pod = (endpoint.get("targetRef") or {}).get("name", "")
-        # An absent `ready` means ready (EndpointConditions of discovery.k8s.io/v1).
-        yield Endpoint(
-            endpoint["addresses"][0],
-            port,
-            pod,
-            ready=conditions.get("ready") is not False,
-            adapters=None if pods is None else _announced(pods.get(f"{found['metadata']['namespace']}/{pod}")),
-        )
+def located(pod: dict[str, Any]) -> tuple[str, Endpoint] | None:
+    """Whose pod it is (`namespace/name`) and where it answers, as the pod itself says.
+
+    None for one that has no address, is on its way out, has ended, or has no port `http`, as the workers of a replica
+    over several nodes. Pods and not EndpointSlices, because those are made of pods later: their controller waits 1,
+    2, 4 and more seconds before it tries again after it has found its own copy out of date, which is what happens
+    when a model sleeps and wakes. So long a woken model would not answer, and a pod on its way out get requests.
+    """
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    owner = (metadata.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    host, port = status.get("podIP"), _http_port(pod)
+    over = metadata.get("deletionTimestamp") or status.get("phase") in ("Succeeded", "Failed")
+    if not owner or not host or not port or over:
+        return None
+    said = (metadata.get("annotations") or {}).get(names.ADAPTERS_ANNOTATION, "")
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions") or ())
+    adapters = frozenset(filter(None, said.split(",")))
+    return f"{metadata['namespace']}/{owner}", Endpoint(host, port, metadata["name"], ready=ready, adapters=adapters)
 
 
-def _announced(pod: dict[str, Any] | None) -> frozenset[str]:
-    """The adapters that a pod's annotation names; none for a pod that is not known yet."""
-    annotations = (pod or {}).get("metadata", {}).get("annotations") or {}
-    return frozenset(filter(None, annotations.get(names.ADAPTERS_ANNOTATION, "").split(",")))
+def _http_port(pod: dict[str, Any]) -> int | None:
+    ports = (port for each in pod["spec"]["containers"] for port in each.get("ports") or ())
+    return next((port["containerPort"] for port in ports if port.get("name") == "http"), None)
 
 
 def _cluster_model(found: dict[str, Any], endpoints: tuple[Endpoint, ...]) -> Model:

@@ -37,8 +37,8 @@ def plane() -> Iterator[ControlPlane]:
 @pytest.fixture(autouse=True)
 def nothing_left(plane: ControlPlane) -> Iterator[None]:
     yield
-    for kind in ("llmdeployments", "endpointslices", "pods"):
-        plane.kubectl("delete", kind, "--all", "-n", "default", "--wait=false")
+    for kind in ("llmdeployments", "pods"):
+        plane.kubectl("delete", kind, "--all", "-n", "default", "--wait=false", "--grace-period=0", "--force")
 
 
 class Tables:
@@ -86,19 +86,19 @@ def deployment(name: str = "support", **spec: object) -> dict[str, object]:
     }
 
 
-def endpoint_slice(*endpoints: dict[str, object], owner: str = "support") -> dict[str, object]:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": f"{owner}-1", "namespace": "default", "labels": {"llmops.dev/deployment": owner}},
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8000, "protocol": "TCP"}],
-        "endpoints": list(endpoints),
-    }
+def engine(plane: ControlPlane, name: str, address: str, *, ready: bool = True) -> None:
+    """What controllers, scheduler and kubelet make of an engine pod; no EndpointSlice says anything of it."""
+    labels = {"llmops.dev/deployment": "support", "app.kubernetes.io/component": "engine"}
+    container = {"name": "engine", "image": "engine", "ports": [{"name": "http", "containerPort": 8000}]}
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "labels": labels}}
+    apply(plane, {**manifest, "spec": {"nodeName": "node", "containers": [container]}})
+    condition = {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    status = {"podIP": address, "podIPs": [{"ip": address}], "conditions": [condition]}
+    apply(plane, {**manifest, "status": status}, "--subresource=status")
 
 
-def pod(address: str, *, ready: bool = True, terminating: bool = False) -> dict[str, object]:
-    return {"addresses": [address], "conditions": {"ready": ready, "terminating": terminating}}
+def endpoint(name: str, address: str, *, ready: bool = True, adapters: str = "") -> Endpoint:
+    return Endpoint(address, 8000, name, ready=ready, adapters=frozenset(adapters.split()))
 
 
 def test_a_deployment_is_known_with_its_pods_and_forgotten_with_them(plane: ControlPlane) -> None:
@@ -111,17 +111,16 @@ def test_a_deployment_is_known_with_its_pods_and_forgotten_with_them(plane: Cont
             assert seen is not None
             assert (seen.hold_seconds, seen.max_held, seen.timeout_seconds) == (30, 7, 20)
 
-            apply(plane, endpoint_slice(pod("10.0.0.1"), pod("10.0.0.2", ready=False)))
-            none: frozenset[str] = frozenset()
-            expected = (
-                Endpoint("10.0.0.1", 8000, adapters=none),
-                Endpoint("10.0.0.2", 8000, ready=False, adapters=none),
-            )
+            engine(plane, "one", "10.0.0.1")
+            engine(plane, "two", "10.0.0.2", ready=False)
+            expected = (endpoint("one", "10.0.0.1"), endpoint("two", "10.0.0.2", ready=False))
             await eventually(lambda: tables.endpoints("default/support") == expected, "its pods are known")
 
-            apply(plane, endpoint_slice(pod("10.0.0.1", ready=False, terminating=True), pod("10.0.0.2")))
-            left = (Endpoint("10.0.0.2", 8000, adapters=none),)
+            engine(plane, "two", "10.0.0.2")
+            plane.kubectl("delete", "pod", "one", "-n", "default", "--wait=false")  # it stays until its kubelet says so
+            left = (endpoint("two", "10.0.0.2"),)
             await eventually(lambda: tables.endpoints("default/support") == left, "a terminating pod is left alone")
+            assert "one" in plane.kubectl("get", "pods", "-n", "default", "-o", "name")
 
             plane.kubectl("delete", "llmdeployment", "support", "-n", "default")
             await eventually(lambda: tables.model("default/support") is None, "the model is gone")
@@ -133,14 +132,11 @@ def test_what_adapters_a_pod_serves_is_seen(plane: ControlPlane) -> None:
     async def scenario() -> None:
         async with discovery(plane) as tables:
             apply(plane, deployment())
-            meta = {"name": "engine-1", "namespace": "default", "labels": {"llmops.dev/deployment": "support"}}
-            containers = [{"name": "engine", "image": "engine"}]
-            apply(plane, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": containers}})
-            apply(plane, endpoint_slice({**pod("10.0.0.1"), "targetRef": {"kind": "Pod", "name": "engine-1"}}))
-            known = Endpoint("10.0.0.1", 8000, "engine-1", adapters=frozenset())
+            engine(plane, "one", "10.0.0.1")
+            known = endpoint("one", "10.0.0.1")
             await eventually(lambda: tables.endpoints("default/support") == (known,), "the pod is known")
-            plane.kubectl("annotate", "pod", "engine-1", "-n", "default", "llmops.dev/adapters=mails,tickets")
-            loaded = Endpoint("10.0.0.1", 8000, "engine-1", adapters=frozenset({"mails", "tickets"}))
+            plane.kubectl("annotate", "pod", "one", "-n", "default", "llmops.dev/adapters=mails,tickets")
+            loaded = endpoint("one", "10.0.0.1", adapters="mails tickets")
             await eventually(lambda: tables.endpoints("default/support") == (loaded,), "what it serves is known")
 
     run(scenario)
@@ -169,15 +165,15 @@ def test_what_is_known_outlives_the_api_server_and_changes_are_seen_after_it(pla
     async def scenario() -> None:
         async with discovery(plane) as tables:
             apply(plane, deployment())
-            apply(plane, endpoint_slice(pod("10.0.0.1")))
-            known = (Endpoint("10.0.0.1", 8000, adapters=frozenset()),)
+            engine(plane, "one", "10.0.0.1", ready=False)
+            known = (endpoint("one", "10.0.0.1", ready=False),)
             await eventually(lambda: tables.endpoints("default/support") == known, "the pod is known")
             await asyncio.to_thread(plane.stop_apiserver)
             await asyncio.sleep(1.0)  # the time it is away: the claim is that nothing happens in it
             assert tables.endpoints("default/support") == known
             plane.start_apiserver()  # here: its process dies with the thread that starts it
-            await asyncio.to_thread(apply, plane, endpoint_slice(pod("10.0.0.9")))
-            newer = (Endpoint("10.0.0.9", 8000, adapters=frozenset()),)
+            await asyncio.to_thread(engine, plane, "one", "10.0.0.1")
+            newer = (endpoint("one", "10.0.0.1"),)
             await eventually(lambda: tables.endpoints("default/support") == newer, "the change is seen", 60)
 
     run(scenario)
@@ -197,11 +193,11 @@ def test_a_months_tokens_outlive_gateway_and_operator(plane: ControlPlane) -> No
             body = {"model": "support", "messages": []}
             return (await gateway.http.post("/v1/chat/completions", json=body, headers=headers)).status_code
 
-        async with engines() as [engine]:
+        async with engines() as [stub]:
             budgets = Budgets(cluster, "default")
             heard: list[str] = []
             signals = Signals(heard.append, on_usage=budgets.heard)
-            async with rig(model("support", engine)) as gateway:
+            async with rig(model("support", stub)) as gateway:
                 gateway.gateway.admit_keys(keyring([mine]))
                 signals.update_gateways([f"http://127.0.0.1:{gateway.internal_port}{names.LOAD_STREAM}"])
                 await eventually(lambda: signals.load("default/support") is not None, "the operator listens")
@@ -211,7 +207,7 @@ def test_a_months_tokens_outlive_gateway_and_operator(plane: ControlPlane) -> No
             await signals.close()
             for again in (Budgets(cluster, "default"), Budgets(cluster, "default")):
                 await again.write()  # an operator that has heard nothing takes nothing away
-            async with rig(model("support", engine)) as gateway:
+            async with rig(model("support", stub)) as gateway:
                 gateway.gateway.admit_keys(keyring([mine]))
                 recalling = asyncio.create_task(SumsDiscovery(access, gateway.gateway.ledger.recall, "default").run())
                 await eventually(lambda: gateway.gateway.ledger.sums == {"mine": 30}, "the gateway has read it")

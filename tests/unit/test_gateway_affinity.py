@@ -1,0 +1,75 @@
+"""Which pod has a prompt's beginning."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmops_serving.gateway import affinity
+from llmops_serving.gateway.affinity import Caching, Prefixes
+
+
+def pod(address: str, in_flight: int = 0) -> Caching:
+    found = Caching(address)
+    found.in_flight = in_flight
+    return found
+
+
+TEXT = b"".join(b"%0256d" % number for number in range(40))
+
+
+def test_a_growing_chat_stays_where_it_began() -> None:
+    pods = [pod(name) for name in "abcd"]
+    first = affinity.choice(pods, affinity.blocks(TEXT[:1024]), TEXT[:256], 0.0)
+    assert first is not None
+    for turn in range(2, 40):
+        text = TEXT[: 256 * turn]
+        chosen = affinity.choice(pods, affinity.blocks(text), text[:256], 0.0)
+        assert chosen is first
+        chosen.prefixes.remember(affinity.blocks(text))
+
+
+def test_two_gateways_place_a_cold_prompt_alike() -> None:
+    for number in range(100):
+        text = b"%0512d" % number
+        one = affinity.choice([pod(n) for n in "abcd"], affinity.blocks(text), text[:256], 0.0)
+        two = affinity.choice([pod(n) for n in "dcba"], affinity.blocks(text), text[:256], 0.0)
+        assert one is not None
+        assert two is not None
+        assert one.address == two.address
+
+
+@pytest.mark.parametrize(
+    ("warm", "cold", "stays"),
+    [
+        pytest.param(40, 1, False, id="far more than its share"),
+        pytest.param(120, 40, False, id="half as much again as the mean of many"),
+        pytest.param(60, 40, True, id="within a quarter of it"),
+        pytest.param(3, 0, True, id="by chance"),
+    ],
+)
+def test_a_warm_cache_is_left_for_load(warm: int, cold: int, stays: bool) -> None:  # noqa: FBT001 - a column
+    pods = [pod("a", warm), pod("b", cold)]
+    prefix = affinity.blocks(TEXT)
+    pods[0].prefixes.remember(prefix)
+    assert (affinity.choice(pods, prefix, TEXT[:256], 0.0) is pods[0]) is stays
+
+
+def test_the_longest_match_wins_and_the_less_loaded_of_equals() -> None:
+    pods = [pod("a", 1), pod("b", 2), pod("c", 1), pod("d", 4), pod("e", 4)]
+    for each, length in zip(pods, (3, 5, 5, 0, 0), strict=True):
+        each.prefixes.remember(affinity.blocks(TEXT[: 256 * length]))
+    chosen = affinity.choice(pods, affinity.blocks(TEXT), TEXT[:256], 0.0)
+    assert chosen is pods[2]
+
+
+def test_an_adapter_has_a_cache_of_its_own() -> None:
+    assert affinity.blocks(TEXT, "tickets")[0] != affinity.blocks(TEXT)[0]
+
+
+def test_a_pod_forgets_from_the_end_of_the_oldest_prompt() -> None:
+    prefixes = Prefixes(capacity=10)
+    prefixes.remember(affinity.blocks(TEXT[: 256 * 8], "old"))
+    prefixes.remember(affinity.blocks(TEXT[: 256 * 5], "new"))
+    assert prefixes.matched(affinity.blocks(TEXT, "new")) == 5
+    assert prefixes.matched(affinity.blocks(TEXT, "old")) == 5
+    assert len(prefixes) == 10
