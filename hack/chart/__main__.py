@@ -161,6 +161,23 @@ class Metrics(Model):
     dashboards: Dashboards = Dashboards()
 
 
+class Tracing(Model):
+    """Traces of requests, through gateway and engines."""
+
+    endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[^/?#]+)?$",
+        description="Base URL of an OTLP/HTTP receiver, as in http://collector.monitoring:4318; empty: no traces.",
+    )
+    ratio: float = Field(
+        default=0.01, ge=0, le=1, description="Share of requests traced when the client's traceparent says nothing."
+    )
+    namespace: str = Field(
+        default="",
+        description="Namespace of the receiver's pods: engines may reach no other. Empty: its port, anywhere.",
+    )
+
+
 class Switch(Model):
     """Something that is there or not."""
 
@@ -189,6 +206,7 @@ class Values(Model):
     sources: Sources = Sources()
     profiles: dict[str, Profile | None] = Field(description="Accelerators by the name users write; null removes one.")
     metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
     network_policy: Switch = Switch()
     author_policy: Switch = Switch()
     test: Test = Test()

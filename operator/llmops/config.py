@@ -49,6 +49,11 @@ class Profile(Model):
     trainer_image: str | None = Field(
         default=None, description="Image that trains on this accelerator; without one, only CPU profiles train."
     )
+    traces: bool = Field(
+        default=False,
+        description="Whether the image has OpenTelemetry's packages, as vLLM's have since 0.17: where tracing.endpoint "
+        "is set, its spans join the gateway's traces. An image without them would not start.",
+    )
     price_per_hour: str | None = Field(
         default=None,
         pattern=r"^[0-9]{1,9}([.][0-9]{1,9})?$",
@@ -100,6 +105,17 @@ class Prometheus(Model):
     )
 
 
+class Tracing(Model):
+    """Where spans go."""
+
+    endpoint: str | None = Field(
+        default=None, pattern=r"^https?://[^/?#]+$", description="Base URL of an OTLP/HTTP receiver; none: no traces."
+    )
+    namespace: str | None = Field(
+        default=None, description="Namespace of its pods, the only ones that engines may reach; none: it is elsewhere."
+    )
+
+
 class Config(Model):
     """The whole configuration of one operator."""
 
@@ -112,6 +128,7 @@ class Config(Model):
         default=(), description="Namespaces whose pods may scrape engines, besides the gateway's."
     )
     prometheus: Prometheus = Prometheus()
+    tracing: Tracing = Tracing()
     runbooks: str = Field(
         default="docs/runbooks.md",
         description="URL at which docs/runbooks.md is read; every alert links to the section of its name.",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from llmops.api.llm_deployment import LLMDeployment
-from llmops.config import Config
+from llmops.config import Config, Tracing
 from llmops.desired import serving
 from llmops.desired.weights import Made
 
@@ -95,8 +95,26 @@ def test_children(name: str, spec: Json, seen: Json, golden: Callable[[Path, lis
     golden(HERE / f"{name}.yaml", serving.objects(LLMDeployment.from_manifest(manifest), CONFIG, **observed))
 
 
+TRACED = "traces-to-a-collector"
+
+
+def test_children_that_send_traces(golden: Callable[[Path, list[Json]], None]) -> None:
+    """The profile's image can, and the cluster has a receiver."""
+    profiles = {**CONFIG.profiles, "cpu": CONFIG.profiles["cpu"].model_copy(update={"traces": True})}
+    tracing = Tracing(endpoint="http://collector.monitoring:4318", namespace="monitoring")
+    config = CONFIG.model_copy(update={"profiles": profiles, "tracing": tracing})
+    manifest = {
+        "apiVersion": "llmops.dev/v1alpha1",
+        "kind": "LLMDeployment",
+        "metadata": {"name": "support", "namespace": "team-a", "uid": "00000000-0000-0000-0000-000000000001"},
+        "spec": {"model": {"source": "hf://org/model"}, "replicas": 1},
+    }
+    llm = LLMDeployment.from_manifest(manifest)
+    golden(HERE / f"{TRACED}.yaml", serving.objects(llm, config, replicas=1, weights_ready=True, surge=True))
+
+
 def test_no_golden_file_is_left_over() -> None:
-    assert {path.stem for path in HERE.glob("*.yaml")} == {case[0] for case in CASES}
+    assert {path.stem for path in HERE.glob("*.yaml")} == {case[0] for case in CASES} | {TRACED}
 
 
 def test_every_pod_is_restricted() -> None:

@@ -99,7 +99,10 @@ imagePullSecrets:
 {{- $images := dict "jobs" (include "llmops.image" (dict "root" . "image" .Values.serving.image)) "trainer" (include "llmops.image" (dict "root" . "image" .Values.trainer.image)) "pullPolicy" .Values.imagePullPolicy "pullSecrets" .Values.global.imagePullSecrets -}}
 {{- $prometheus := dict -}}
 {{- with .Values.metrics.prometheus.url }}{{ $_ := set $prometheus "url" . }}{{ end -}}
+{{- $tracing := dict -}}
+{{- with .Values.tracing.endpoint }}{{ $_ := set $tracing "endpoint" . }}{{ end -}}
+{{- with .Values.tracing.namespace }}{{ $_ := set $tracing "namespace" . }}{{ end -}}
 {{- $labels := include "llmops.selector" (dict "root" . "component" "gateway") | fromYaml -}}
 {{- $gateway := dict "namespace" .Release.Namespace "service" (printf "%s-gateway" (include "llmops.fullname" .)) "labels" $labels -}}
-{{- dict "images" $images "gateway" $gateway "profiles" $profiles "sources" $sources "namespaces" .Values.namespaces "metricsNamespaces" .Values.metrics.namespaces "logLevel" .Values.operator.logLevel "runbooks" .Values.metrics.rules.runbooks "prometheus" $prometheus | toYaml -}}
+{{- dict "images" $images "gateway" $gateway "profiles" $profiles "sources" $sources "namespaces" .Values.namespaces "metricsNamespaces" .Values.metrics.namespaces "logLevel" .Values.operator.logLevel "runbooks" .Values.metrics.rules.runbooks "prometheus" $prometheus "tracing" $tracing | toYaml -}}
 {{- end }}

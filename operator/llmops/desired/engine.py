@@ -115,8 +115,16 @@ def _container(llm: LLMDeployment, config: Config, chosen: Profile, mounts: list
         "image": llm.spec.engine.image or chosen.image,
         "imagePullPolicy": config.images.pull_policy,
         "command": list(chosen.command),
-        "args": arguments(llm, chosen, model_path),
-        "env": pods.environment({**pods.BASE_ENV, **_OFFLINE, **(adapters.ENVIRONMENT if room else {}), **chosen.env}),
+        "args": arguments(llm, chosen, model_path, traces=_traces_to(config, chosen)),
+        "env": pods.environment(
+            {
+                **pods.BASE_ENV,
+                **_OFFLINE,
+                **(adapters.ENVIRONMENT if room else {}),
+                **(_traced(llm) if _traces_to(config, chosen) else {}),
+                **chosen.env,
+            }
+        ),
         "ports": [{"name": "http", "containerPort": names.ENGINE_PORT}],
         "resources": resources(llm, chosen),
         "securityContext": container_security,
@@ -133,7 +141,22 @@ def _container(llm: LLMDeployment, config: Config, chosen: Profile, mounts: list
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
-def arguments(llm: LLMDeployment, chosen: Profile, model_path: str) -> list[str]:
+def _traces_to(config: Config, chosen: Profile) -> str | None:
+    """Where the engine's spans go; None if it sends none."""
+    return config.tracing.endpoint if chosen.traces else None
+
+
+def _traced(llm: LLMDeployment) -> dict[str, str]:
+    """The gateway decides what is recorded: without its word, vLLM would record every request and its own start."""
+    return {
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_RESOURCE_ATTRIBUTES": f"k8s.namespace.name={llm.metadata.namespace}",
+        "OTEL_SERVICE_NAME": llm.metadata.name,
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+    }
+
+
+def arguments(llm: LLMDeployment, chosen: Profile, model_path: str, *, traces: str | None = None) -> list[str]:
     """The engine's arguments: the profile's, then the spec's, then what no one may change."""
     engine = llm.spec.engine
     spoken: dict[str, str] = {
@@ -145,6 +168,7 @@ def arguments(llm: LLMDeployment, chosen: Profile, model_path: str) -> list[str]
         **({"pipeline-parallel-size": str(engine.pipeline_parallel)} if engine.pipeline_parallel > 1 else {}),
         **engine.args,
         **(adapters.arguments(room) if (room := adapters.room(llm)) else {}),
+        **({"otlp-traces-endpoint": f"{traces}/v1/traces"} if traces else {}),
         "model": model_path,
         "served-model-name": served_name(llm),
         "host": "0.0.0.0",

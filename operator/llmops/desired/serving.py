@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmops import names
 from llmops.api.llm_deployment import LLMDeployment
-from llmops.config import Config
+from llmops.config import Config, Tracing
 from llmops.desired import adapters, engine, metadata, weights
 
 Json = dict[str, Any]
@@ -120,10 +121,24 @@ def _service(llm: LLMDeployment) -> Json:
     }
 
 
+_DNS: Json = {"ports": [{"port": 53, "protocol": "UDP"}]}
+
+
+def _receiver(tracing: Tracing) -> Json:
+    """The way to where spans go: with its namespace, to its pods and nobody else."""
+    address = urlsplit(tracing.endpoint or "")
+    port = address.port or {"http": 80, "https": 443}[address.scheme]
+    way: Json = {"ports": [{"port": port, "protocol": "TCP"}]}
+    if tracing.namespace:
+        way["to"] = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": tracing.namespace}}}]
+    return way
+
+
 def _network_policy(llm: LLMDeployment, config: Config) -> Json:
     """Only the gateway, metrics scrapers and the Job that loads adapters reach an engine, and it reaches nobody.
 
-    The weights are on its disk, and its own API key guards only some of its paths: this is the door.
+    The weights are on its disk, and its own API key guards only some of its paths: this is the door. An engine that
+    sends traces reaches their receiver, and the names of the cluster.
     """
     gateway = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": config.gateway.namespace}},
@@ -145,7 +160,9 @@ def _network_policy(llm: LLMDeployment, config: Config) -> Json:
     if nodes(llm) > 1:
         group = [{"podSelector": {"matchLabels": metadata.selector(llm, engine.COMPONENT)}}]
         ingress.append({"from": group})
-        policy["egress"] = [{"to": group}, {"ports": [{"port": 53, "protocol": "UDP"}]}]
+        policy["egress"] = [{"to": group}, _DNS]
+    if engine.profile(llm, config).traces and config.tracing.endpoint:
+        policy["egress"] = [*policy.get("egress", [_DNS]), _receiver(config.tracing)]
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -12,6 +12,7 @@ from llmops_serving.gateway.limits import Grant
 from llmops_serving.gateway.metrics import Series
 from llmops_serving.gateway.relay import Relay
 from llmops_serving.gateway.route import Failure, Refuse
+from llmops_serving.gateway.trace import Trace
 from llmops_serving.gateway.upstream import Call, Pod
 from llmops_serving.gateway.usage import Usage, usage
 
@@ -33,7 +34,7 @@ class Exchange:
     __slots__ = (
         "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_keep_alive",
         "_lane", "_last_at", "_next_comment", "_relay", "_request", "_series", "_started", "_stream", "_tail", "_text",
-        "_tried", "_waits_until", "adapter", "prefix",
+        "_trace", "_tried", "_waits_until", "adapter", "prefix",
     )  # fmt: skip
 
     def __init__(
@@ -50,8 +51,10 @@ class Exchange:
         adapter: str = "",
         prefix: Prefix | None = None,
         grant: Grant | None = None,
+        trace: Trace | None = None,
     ) -> None:
         """`request` is the whole message for the engine."""
+        self._trace = trace
         self.adapter = adapter
         self.prefix = prefix
         self._grant = grant
@@ -107,6 +110,8 @@ class Exchange:
         if self.prefix is not None:
             pod.prefixes.remember(self.prefix.blocks)
         self._tried.append(pod.address)
+        if self._trace is not None:
+            self._request = self._trace.attempt(pod.name, pod.address, self._gateway.now(), self._request)
         self._call = pod.call(self, self._request, self._gateway.loop)
 
     def refuse(self, refusal: Refuse) -> None:
@@ -163,6 +168,8 @@ class Exchange:
         now = self._gateway.now()
         if self._call is not None and failure is not Failure.STALE:
             self._call.pod.stumbled(now)
+        if self._trace is not None:
+            self._trace.left(failure, now)
         if self._first_at or (self._relay.status and not self._relay.early):
             self._series.cut += 1
             self._end(self._relay.status, told=self._relay.cut(_STREAM_CUT), complete=False)
@@ -182,6 +189,8 @@ class Exchange:
         self._failures.append(failure)
         self._series.retries += 1
         if failure is Failure.STATUS and self._call is not None:
+            if self._trace is not None:
+                self._trace.left(failure, now)
             self._call.pod.stumbled(now)
             self._call.cancel()
         self.forward(pod)
@@ -219,6 +228,8 @@ class Exchange:
         stalled = self._first_at and now - self._last_at > self._gateway.options.stall_seconds
         if now < self._ends_at and not stalled:
             return
+        if self._trace is not None:
+            self._trace.left(Failure.SILENT, now)
         if self._call is not None:
             self._call.pod.stumbled(now)
             self._call.cancel()
@@ -242,9 +253,11 @@ class Exchange:
         if self._first_at:
             series.first_byte.observe(self._first_at - self._started)
         used: int | None = 0  # what no engine answered costs nothing
+        seen: Usage | None = None
         if self._first_at and (status < 400 or not complete):
             events = self._events if self._events >= 0 else None
-            used = self._count_tokens(usage(bytes(self._tail), events, complete=complete))
+            seen = usage(bytes(self._tail), events, complete=complete)
+            used = self._count_tokens(seen)
         if self._text is not None and complete and status == 200:
             gateway.look_at(bytes(self._text), json_wanted=text.wants_json(_body(self._request)), series=series)
         if self._grant is not None:
@@ -260,10 +273,22 @@ class Exchange:
                 seconds=now - self._started,
                 tokens=used,
             )
+        if self._trace is not None:
+            self._write_trace(self._trace, status, now, seen, complete=complete)
         if self._ends_at:
             lane.load.in_flight -= 1
             lane.load.last_end = gateway.wall_clock()
         gateway.ended(self, lane, now)
+
+    def _write_trace(self, trace: Trace, status: int, now: float, seen: Usage | None, *, complete: bool) -> None:
+        """The request is over: its trace is."""
+        gateway = self._gateway
+        trace.left("" if complete else "cancelled", now)
+        trace.started, trace.started_at = self._started, gateway.wall_clock() - (now - self._started)
+        trace.first_at, trace.ended = self._first_at, now
+        trace.status, trace.complete, trace.usage = status, complete, seen
+        if gateway.tracer is not None:
+            gateway.tracer.write(trace)
 
     def _count_tokens(self, seen: Usage) -> int | None:
         """Count what the answer says; return all tokens, None where nobody knows."""

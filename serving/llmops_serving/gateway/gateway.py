@@ -18,6 +18,7 @@ from llmops_serving.gateway.ledger import Ledger
 from llmops_serving.gateway.load import Load, LoadStream
 from llmops_serving.gateway.metrics import Metrics, Series
 from llmops_serving.gateway.table import Endpoint, Model, Table
+from llmops_serving.gateway.trace import Tracer
 from llmops_serving.gateway.upstream import IDLE_SECONDS, Pod
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Gateway:
         self.on_wait: Callable[[Lane], None] = lambda _lane: None
         self.on_pod: Callable[[Pod], None] = lambda _pod: None
         self.audit: AuditLog | None = None
+        self.tracer: Tracer | None = None
         self.ledger = Ledger(process, wall_clock)
         self._pods: dict[str, Pod] = {}
 

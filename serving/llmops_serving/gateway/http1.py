@@ -50,10 +50,12 @@ class RequestHead:
 
     `length` is None for a chunked body; `content_type` is only that of a form, everything else is read as JSON.
     `passed` begins the message to the engine: the request line and the lines that may pass, each with its CRLF.
+    `traceparent` is the value of that line, which is not in `passed`, because it may have to be another one.
     """
 
     __slots__ = (
         "content_type", "credential", "expects_continue", "keep_alive", "length", "method", "minor", "passed", "target",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, minor: int) -> None:
@@ -67,6 +69,7 @@ class RequestHead:
         self.expects_continue = False
         self.credential: bytes | None = None
         self.content_type = b""
+        self.traceparent = b""
 
 
 class ResponseHead:
@@ -235,7 +238,7 @@ def _take_line(reading: _Reading, line: bytes) -> None:
         case b"expect":
             _take_expectation(request, value)
         case _:
-            _take_other(reading, name, line)
+            _take_other(reading, name, value, line)
 
 
 def _take_expectation(request: RequestHead, value: bytes) -> None:
@@ -244,8 +247,14 @@ def _take_expectation(request: RequestHead, value: bytes) -> None:
     request.expects_continue = request.minor == 1
 
 
-def _take_other(reading: _Reading, name: bytes, line: bytes) -> None:
-    """Take a line that means nothing to us, and remember whether it passes."""
+def _take_other(reading: _Reading, name: bytes, value: bytes, line: bytes) -> None:
+    """Take a line that says nothing about the message's end, and remember whether it passes."""
+    if name == b"traceparent":
+        # Two of them make a list, which is none that anybody takes (W3C Trace Context, section 3.2.2).
+        request = reading.request
+        request.traceparent = request.traceparent + b"," + value if request.traceparent else value
+        reading.repeats = False  # new with every request
+        return
     passes = name not in _NOT_FORWARDED and not name.startswith(_OURS)
     if passes:
         reading.passed.append(line)
@@ -263,6 +272,8 @@ def _apply_connection(reading: _Reading) -> None:
         elif token in _FRAMING:
             raise BadMessageError(400, "The Connection header names a header that must reach its end.")
     extra = {token + b":" for token in reading.nominated if token not in (b"close", b"keep-alive", b"")}
+    if b"traceparent:" in extra:
+        reading.request.traceparent = b""
     if extra:
         reading.passed = [line for line in reading.passed if line[: line.index(b":") + 1].lower() not in extra]
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -34,6 +35,7 @@ from llmops_serving.gateway.keys import Keyring
 from llmops_serving.gateway.peers import Peers
 from llmops_serving.gateway.probe import Prober
 from llmops_serving.gateway.proxy import ClientConnection
+from llmops_serving.gateway.trace import Tracer
 from llmops_serving.gateway.workers import Workers, sockets
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,8 @@ class Settings:
     workers: int
     worker_socket: Path | None
     audit: bool
+    traces: str
+    trace_ratio: float
     peer_service: str
     peers: frozenset[str]
     pod_name: str
@@ -90,6 +94,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--require-keys", action="store_true", help="ask for API keys: Secrets, or `keys` in the file")
     flags.add_argument("--key-namespace", default="", help="namespace of the keys' Secrets; or POD_NAMESPACE")
     flags.add_argument("--audit", action="store_true", help="write a line of JSON for every request: no prompt, no key")
+    flags.add_argument("--traces", default="", metavar="URL", help="send traces to this OTLP/HTTP receiver")
+    flags.add_argument(
+        "--trace-ratio", type=_ratio, default=0.01, help="share of requests that are traced when no client decides"
+    )
     flags.add_argument("--peer-service", default="", help="headless Service of all replicas, who share every limit")
     flags.add_argument(
         "--peer", action="append", default=[], metavar="HOST:PORT", help="internal address of another replica"
@@ -97,6 +105,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--drain-seconds", type=float, default=600.0, help="time for requests under way after SIGTERM")
     flags.add_argument("--max-body-mib", type=int, default=64, help="largest request body (default: %(default)s)")
     return flags
+
+
+def _ratio(text: str) -> float:
+    ratio = float(text)
+    if not 0 <= ratio <= 1:
+        raise argparse.ArgumentTypeError("a share is between 0 and 1")
+    return ratio
 
 
 def settings(arguments: list[str], environment: dict[str, str]) -> Settings:
@@ -117,6 +132,8 @@ def settings(arguments: list[str], environment: dict[str, str]) -> Settings:
         workers=given.workers,
         worker_socket=given.worker_socket,
         audit=given.audit,
+        traces=given.traces,
+        trace_ratio=given.trace_ratio,
         peer_service=given.peer_service,
         peers=frozenset(given.peer),
         pod_name=environment.get("POD_NAME", ""),
@@ -152,6 +169,7 @@ async def serve(chosen: Settings) -> int:
     gateway = Gateway(loop, chosen.options, process=chosen.identity)
     if chosen.audit:
         gateway.audit = AuditLog(lambda lines: os.write(sys.stdout.fileno(), lines))
+    stop_tracing = _trace(chosen, gateway)
     peers = _peers(chosen, gateway)
     try:
         discoveries = _discoveries(chosen, gateway, peers)
@@ -196,8 +214,20 @@ async def serve(chosen: Settings) -> int:
     await prober.close()
     await peers.close()
     await runner.cleanup()
+    await loop.run_in_executor(None, stop_tracing)
     log.info("stopped", cut=cut)
     return 1 if cut else 0
+
+
+def _trace(chosen: Settings, gateway: Gateway) -> Callable[[], None]:
+    """Record traces where that is wanted; returns what sends the last of them."""
+    if not chosen.traces:
+        return lambda: None
+    from llmops_serving.gateway.spans import Spans  # noqa: PLC0415 - megabytes that nobody else needs
+
+    spans = Spans(chosen.traces, chosen.identity)
+    gateway.tracer = Tracer(chosen.trace_ratio, spans.write)
+    return spans.close
 
 
 def _peers(chosen: Settings, gateway: Gateway) -> Peers:

@@ -17,6 +17,7 @@ from llmops_serving.gateway.lane import prefix_of
 from llmops_serving.gateway.limits import Grant
 from llmops_serving.gateway.route import Refuse
 from llmops_serving.gateway.table import Target
+from llmops_serving.gateway.trace import Trace
 
 _MAX_PIPELINED: Final = 64 * 1024
 _LINGER_SECONDS: Final = 2.0
@@ -265,19 +266,27 @@ class ClientConnection:
             body = peek.renamed(body, head.content_type, seen, target.engine_name)
         lane = gateway.lanes[target.key]
         tenant = key.tenant if key is not None else ""
+        trace: Trace | None = None
+        if gateway.tracer is not None:
+            trace = gateway.tracer.begin(head.traceparent)
+            if trace is not None:
+                trace.path, trace.asked, trace.served = admitted.path, seen.model, target.engine_name
+                trace.namespace, trace.model = lane.model.namespace, lane.model.name
+                trace.adapter, trace.tenant, trace.stream = target.adapter, tenant, seen.stream
         affine = lane.model.prefix_affinity and admitted.path in route.CACHED_PATHS and len(lane.pods) != 1
         exchange = self._exchange = Exchange(
             gateway,
             self,
             lane,
             gateway.metrics.of((lane.model.namespace, lane.model.name, target.adapter, tenant)),
-            _engine_request(head, body),
+            _engine_request(head, body, head.traceparent if trace is None else trace.traceparent),
             stream=seen.stream,
             minor=head.minor,
             keep_alive=self._keep_alive,
             adapter=target.adapter,
             prefix=prefix_of(seen.document, target.adapter) if affine and seen.document else None,
             grant=grant,
+            trace=trace,
         )
         gateway.started(exchange)
         exchange.begin()
@@ -363,9 +372,11 @@ class ClientConnection:
             self._transport.close()
 
 
-def _engine_request(head: RequestHead, body: bytes) -> list[bytes]:
+def _engine_request(head: RequestHead, body: bytes, traceparent: bytes) -> list[bytes]:
     """The message to the engine: the client's lines that may pass, our framing, the client's bytes."""
     length = b"content-length: %d\r\n\r\n" % len(body)
+    if traceparent:
+        length = b"traceparent: %b\r\n%b" % (traceparent, length)
     if len(body) < _ONE_PIECE_BYTES:
         return [b"".join((head.passed, length, body))]
     return [head.passed + length, body]
