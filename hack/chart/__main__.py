@@ -141,6 +141,11 @@ class Prometheus(Model):
         pattern="^(https?://.+)?$",
         description="What comes before /api/v1, as in http://prometheus.monitoring:9090; empty: nobody is asked.",
     )
+    secret_name: str = Field(
+        default="",
+        description="Secret of this namespace with `token`, a bearer token, and `ca.crt`, whom to trust; either may be "
+        "missing. It is mounted, never read through the API.",
+    )
 
 
 class Dashboards(Model):

@@ -274,4 +274,57 @@ FINE_TUNE = Dashboard(
     },
 )
 
-DASHBOARDS = (OVERVIEW, DEPLOYMENT, COST, DRIFT, FINE_TUNE)
+KIND = f"{{{DEPLOYED}}}"
+BACKED_UP = "{{namespace}}/{{deployment}}"
+BACKUP = Dashboard(
+    "llmops-backup",
+    "LLMs / Restore points",
+    "How old the newest restore point is, whether it was proven, and what it takes.",
+    {
+        "Points": (
+            Panel(
+                "Age of the newest point",
+                "s",
+                {BACKED_UP: f"time() - llmops_backup_point_timestamp_seconds{KIND}"},
+                "An alert comes at one and a half times the schedule's interval.",
+            ),
+            Panel(
+                "Age in intervals of the schedule",
+                "short",
+                {
+                    BACKED_UP: f"(time() - llmops_backup_point_timestamp_seconds{KIND}) "
+                    f"/ (llmops_backup_interval_seconds{KIND} > 0)"
+                },
+            ),
+            Panel(
+                "Age of the newest verified point",
+                "s",
+                {BACKED_UP: f"time() - llmops_backup_verified_point_timestamp_seconds{KIND}"},
+            ),
+        ),
+        "Runs": (
+            Panel(
+                "Failing",
+                "short",
+                {f"{{{{kind}}}} {{{{reason}}}} {BACKED_UP}": f"llmops_backup_failing{KIND}"},
+                "1 while the newest run of a kind is a failure.",
+            ),
+            Panel(
+                "Since the last success",
+                "s",
+                {f"{{{{kind}}}} {BACKED_UP}": f"time() - llmops_backup_last_success_timestamp_seconds{KIND}"},
+            ),
+            Panel("Duration", "s", {f"{{{{kind}}}} {BACKED_UP}": f"llmops_backup_duration_seconds{KIND}"}),
+        ),
+        "Size": (
+            Panel("Newest point", "bytes", {BACKED_UP: f"llmops_backup_bytes{KIND}"}, span=12),
+            Panel("Stored in the repository", "bytes", {BACKED_UP: f"llmops_backup_stored_bytes{KIND}"}, span=12),
+        ),
+    },
+    {
+        "namespace": "label_values(llmops_backup_bytes, namespace)",
+        "model": 'label_values(llmops_backup_bytes{namespace=~"$namespace"}, deployment)',
+    },
+)
+
+DASHBOARDS = (OVERVIEW, DEPLOYMENT, COST, DRIFT, FINE_TUNE, BACKUP)

@@ -152,7 +152,7 @@ class Operator:
         settings: Json | None = None,
     ) -> None:
         """`account` is another than the chart's, past the proxy; `settings` are changes of the configuration."""
-        self.log = directory / f"{name}.log"
+        self.log, self.port = directory / f"{name}.log", port
         kubeconfig = plane.kubeconfig_for(account, groups(account)) if account else None
         settings = {"kubeconfig": kubeconfig, **(settings or {})}
         self.process = started(plane.proxy, directory, name=name, port=port, **settings)

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from hack.cluster.controlplane import ControlPlane
+from hack.dashboards.questions import BACKUP
+from tests.apiserver import points
 from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually
-from tests.apiserver.points import BACKUP, WAIT_SECONDS, Space, point
+from tests.apiserver.points import WAIT_SECONDS, Space, point
+from tests.integration.scraping import all_answered, questions, scraping
 
 Json = dict[str, Any]
 
@@ -45,8 +48,8 @@ def space(plane: ControlPlane, request: pytest.FixtureRequest) -> Space:
     return Space(plane, name)
 
 
-def test_a_schedule_makes_points_and_proves_and_drops_them(space: Space) -> None:
-    space.deploy(BACKUP)
+def test_a_schedule_makes_points_and_proves_and_drops_them(space: Space, operator: Operator, directory: Path) -> None:
+    space.deploy(points.BACKUP)
     assert "There" not in space.wait("llmd", "support", "BackedUp", "NoPointYet")["message"]
     assert space.names("cronjobs") == ["support-backup"]
 
@@ -73,6 +76,9 @@ def test_a_schedule_makes_points_and_proves_and_drops_them(space: Space) -> None
     )
     eventually(lambda: space.get("mbak", f"support-{stamp}")["status"].get("verifiedAt"), "verifiedAt", WAIT_SECONDS)
     eventually(lambda: space.condition("llmd", "support", "BackedUp")["message"].endswith("verified."), "it to be said")
+    shown = questions([BACKUP], namespace=space.name, model="support")
+    with scraping(directory / "prometheus", [(f"127.0.0.1:{operator.port}", {})]) as prometheus:
+        all_answered(prometheus.ask, shown)
 
     space.finish(
         space.run("support-collect", first), {"outcome": "Complete", "message": "", "dropped": [made["point"]]}
@@ -81,11 +87,11 @@ def test_a_schedule_makes_points_and_proves_and_drops_them(space: Space) -> None
 
 
 def test_a_point_by_hand_waits_for_nothing_and_stays_when_held(space: Space) -> None:
-    space.deploy({name: value for name, value in BACKUP.items() if name != "schedule"})
+    space.deploy({name: value for name, value in points.BACKUP.items() if name != "schedule"})
     space.apply("ModelBackup", "before-upgrade", {"deployment": "support", "point": "2026-11-20T03:00:00Z"})
     space.finish("before-upgrade-point", point("2026-11-20T03:00:00Z"))
     space.wait("mbak", "before-upgrade", "Complete", "Completed")
-    space.deploy(BACKUP)
+    space.deploy(points.BACKUP)
     collect = "jsonpath={.spec.jobTemplate.spec.template.spec.containers[0].args}"
     eventually(lambda: "support-collect" in space.names("cronjobs"), "the CronJob that drops points", WAIT_SECONDS)
     assert "held" not in space.kubectl("get", "cronjob", "support-collect", "-o", collect)
@@ -98,7 +104,7 @@ def test_a_point_by_hand_waits_for_nothing_and_stays_when_held(space: Space) -> 
 
 
 def test_a_failed_backup_says_what_to_do(space: Space) -> None:
-    space.deploy(BACKUP)
+    space.deploy(points.BACKUP)
     space.apply("ModelBackup", "now", {"deployment": "support"})
     refused = {"outcome": "TargetAccessDenied", "message": "clock: AccessDenied"}
     space.finish("now-point", refused, code=40)
@@ -113,7 +119,7 @@ def test_without_spec_backup_there_is_nothing_to_point_at(space: Space) -> None:
     space.apply("ModelBackup", "now", {"deployment": "support"})
     assert "has no spec.backup" in space.wait("mbak", "now", "Failed", "NotBackedUp")["message"]
     assert space.condition("llmd", "support", "BackedUp") == {}
-    space.deploy(BACKUP)
+    space.deploy(points.BACKUP)
     eventually(lambda: space.names("cronjobs") == ["support-backup"], "the schedule", WAIT_SECONDS)
     space.deploy(None)
     eventually(lambda: space.names("cronjobs") == [], "no schedule", WAIT_SECONDS)

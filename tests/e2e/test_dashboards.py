@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +20,9 @@ from hack.demo.__main__ import chat
 from hack.demo.install import SYSTEM, Platform
 from tests.e2e.conftest import Space, ask, eventually
 from tests.integration.conftest import free_port
+from tests.integration.scraping import Scraper, all_answered, questions
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Prometheus:
-    """A running Prometheus."""
-
-    url: str
-
-    def ask(self, query: str) -> list[Json]:
-        """The series that answer an instant query."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": query}, timeout=30, trust_env=False).json()
-        assert answer["status"] == "success", (query, answer)
-        found: list[Json] = answer["data"]["result"]
-        return found
 
 
 def scraped(platform: Platform, folder: Path, pods: list[tuple[str, str, int, dict[str, str]]]) -> Json:
@@ -69,7 +54,7 @@ def scraped(platform: Platform, folder: Path, pods: list[tuple[str, str, int, di
 
 
 @pytest.fixture
-def prometheus(space: Space, platform: Platform, tmp_path: Path) -> Iterator[Prometheus]:
+def prometheus(space: Space, platform: Platform, tmp_path: Path) -> Iterator[Scraper]:
     """One that scrapes operator, gateway and the engine of the model `seen`, which answers requests."""
     space.apply("seen")
     space.wait("seen", "Serving")
@@ -86,7 +71,7 @@ def prometheus(space: Space, platform: Platform, tmp_path: Path) -> Iterator[Pro
     command = [tools.program("prometheus", "prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}"]
     command += [f"--web.listen-address={address}", f"--storage.tsdb.path={tmp_path / 'data'}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(tmp_path / "log").open("wb"))
-    found = Prometheus(f"http://{address}")
+    found = Scraper(f"http://{address}")
 
     def scrapes() -> bool:
         try:
@@ -101,25 +86,11 @@ def prometheus(space: Space, platform: Platform, tmp_path: Path) -> Iterator[Pro
 
 
 @pytest.mark.timeout(600)
-def test_every_panel_shows_data(prometheus: Prometheus, space: Space, gateway: str) -> None:
-    filled = {"$__rate_interval": "20s", "$__range": "1m", "$namespace": space.name, "$model": "seen"}
-    asked: dict[str, str] = {}
-    for dashboard in (OVERVIEW, DEPLOYMENT, COST):
-        for panel in dashboard.panels:
-            for query in panel.lines.values():
-                asked[f"{dashboard.uid}: {panel.title}: {query}"] = re.sub(
-                    "|".join(map(re.escape, filled)), lambda match: filled[match[0]], query
-                )
-    silent = set(asked)
-
-    def answered() -> bool:
+def test_every_panel_shows_data(prometheus: Scraper, space: Space, gateway: str) -> None:
+    def talk() -> None:
         chat(gateway, "seen", "What is a list?")
         assert ask(gateway, "seen")["status"] == 200
-        silent.difference_update([title for title in sorted(silent) if prometheus.ask(asked[title])])
         time.sleep(0.5)  # the next scrape
-        return not silent
 
-    try:
-        eventually(answered, "every panel shows data", 120)
-    except AssertionError as late:
-        raise AssertionError("no data for\n" + "\n".join(sorted(silent))) from late
+    asked = questions((OVERVIEW, DEPLOYMENT, COST), namespace=space.name, model="seen")
+    all_answered(prometheus.ask, asked, meanwhile=talk)

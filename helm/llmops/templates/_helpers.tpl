@@ -99,6 +99,7 @@ imagePullSecrets:
 {{- $images := dict "jobs" (include "llmops.image" (dict "root" . "image" .Values.serving.image)) "trainer" (include "llmops.image" (dict "root" . "image" .Values.trainer.image)) "pullPolicy" .Values.imagePullPolicy "pullSecrets" .Values.global.imagePullSecrets -}}
 {{- $prometheus := dict -}}
 {{- with .Values.metrics.prometheus.url }}{{ $_ := set $prometheus "url" . }}{{ end -}}
+{{- with .Values.metrics.prometheus.secretName }}{{ $_ := set $prometheus "credentials" "/etc/llmops-prometheus" }}{{ end -}}
 {{- $tracing := dict -}}
 {{- with .Values.tracing.endpoint }}{{ $_ := set $tracing "endpoint" . }}{{ end -}}
 {{- with .Values.tracing.namespace }}{{ $_ := set $tracing "namespace" . }}{{ end -}}

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from hack.dashboards.questions import FINE_TUNE
+from tests.integration.conftest import free_port
 from tests.integration.finetune.conftest import Ended, Jobs, rows
+from tests.integration.scraping import all_answered, questions, scraping
 
 pytestmark = pytest.mark.timeout(1200)
 Json = dict[str, Any]
@@ -80,9 +83,14 @@ def test_a_run_that_is_evicted_killed_and_torn_ends_as_if_nothing_had_happened(j
     assert again.outcome["restarts"] == 2
 
 
-def test_the_artifact_can_be_served_and_says_where_it_comes_from(jobs: Jobs) -> None:
+def test_the_artifact_can_be_served_and_says_where_it_comes_from(jobs: Jobs, tmp_path: Path) -> None:
     jobs.given(rows(120))
-    ended = jobs.train(**SPEC)
+    port = free_port()
+    labels = {"namespace": "team-a", "fine_tune_job": "tickets"}  # the PodMonitor's
+    with scraping(tmp_path / "prometheus", [(f"127.0.0.1:{port}", labels)]) as prometheus:
+        run = jobs.start("finetune", SPEC, f"--metrics-port={port}")
+        all_answered(prometheus.ask, questions([FINE_TUNE], namespace="team-a", job="tickets"))
+        ended = run.ended()
     assert ended.outcome["outcome"] == "Completed", ended.output
     folder = artifact(jobs, ended)
     config = json.loads((folder / "adapter_config.json").read_text())
