@@ -103,6 +103,10 @@ class Prometheus(Model):
         pattern="^https?://",
         description="What comes before /api/v1; none: nothing is asked, and spec.drift says so.",
     )
+    credentials: str | None = Field(
+        default=None,
+        description="Folder with `token`, sent as a bearer token, and `ca.crt`, whom to trust; either may be missing.",
+    )
 
 
 class Tracing(Model):

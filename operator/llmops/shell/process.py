@@ -8,6 +8,7 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import kopf
 import structlog
@@ -159,8 +160,7 @@ class Process:
             namespaces=self._config.namespaces,
             on_change=wake,
         )
-        url = self._config.prometheus.url
-        traffic = Traffic(Prometheus(url) if url else None, wake, now=_now, jitter=random.random)
+        traffic = Traffic(_prometheus(self._config), wake, now=_now, jitter=random.random)
         self._budgets = Budgets(cluster, self._config.gateway.namespace)
         signals = Signals(on_change=woken_by_load, on_usage=self._budgets.heard)
         sizes = Sizes(signals, _now)
@@ -264,6 +264,12 @@ class Process:
             log.warning("reconcile will be retried", key=str(outcome.key), error=str(error) or type(error).__name__)
         elif error is not None:
             log.error("reconcile failed", key=str(outcome.key), exc_info=error)
+
+
+def _prometheus(config: Config) -> Prometheus | None:
+    where = config.prometheus
+    credentials = Path(where.credentials) if where.credentials else None
+    return Prometheus(where.url, credentials=credentials) if where.url else None
 
 
 def _now() -> datetime:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,9 +23,13 @@ class Silent(Exception):
 class Prometheus:
     """One Prometheus, or anything that speaks its HTTP API."""
 
-    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        """`url` is what comes before `/api/v1`; connections are made when first needed."""
-        self._url, self._timeout_seconds = url.rstrip("/"), timeout_seconds
+    def __init__(self, url: str, *, credentials: Path | None = None, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        """`url` is what comes before `/api/v1`; connections are made when first needed.
+
+        `credentials` is a folder as a Secret is mounted: `token` is sent as a bearer token, `ca.crt` is whom to trust.
+        Either may be missing, and both are read again with every question, because they are rotated in place.
+        """
+        self._url, self._timeout_seconds, self._credentials = url.rstrip("/"), timeout_seconds, credentials
         self._session: aiohttp.ClientSession | None = None
 
     async def query(self, expression: str) -> list[Json]:
@@ -40,12 +46,23 @@ class Prometheus:
         if self._session is not None:
             await self._session.close()
 
+    def _headers(self) -> dict[str, str]:
+        file = self._credentials / "token" if self._credentials else None
+        return {"Authorization": f"Bearer {file.read_text().strip()}"} if file and file.exists() else {}
+
+    def _trusted(self) -> ssl.SSLContext | bool:
+        file = self._credentials / "ca.crt" if self._credentials else None
+        return ssl.create_default_context(cafile=file) if file and file.exists() else True
+
     async def _ask(self, kind: str, about: dict[str, str]) -> list[Json]:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
             self._session = aiohttp.ClientSession(timeout=timeout, trust_env=False)
         try:
-            async with self._session.post(f"{self._url}/api/v1/{kind}", data=about, allow_redirects=False) as response:
+            url, headers, trusted = f"{self._url}/api/v1/{kind}", self._headers(), self._trusted()
+            # A token goes to this address and nowhere else: redirects are not followed.
+            asking = self._session.post(url, data=about, headers=headers, ssl=trusted, allow_redirects=False)
+            async with asking as response:
                 text = await response.content.read(ANSWER_BYTES)
                 if response.status != 200:
                     raise Silent(f"HTTP {response.status}: {text[:256].decode(errors='replace')}")

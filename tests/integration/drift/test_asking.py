@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from hack.cluster.certificates import Authority
 from llmops.api.drift import Watched
 from llmops.shell.mirror import Key
-from llmops.shell.prometheus import Prometheus
+from llmops.shell.prometheus import Prometheus, Silent
 from llmops.shell.traffic import Question, Traffic
 
 KEY = Key("LLMDeployment", "team-a", "support")
@@ -91,6 +94,49 @@ def test_no_answer_is_no_knowledge_and_an_answer_ends_it(answer: Answer) -> None
                 await heard.get()
                 found = traffic.evidence(KEY, QUESTION)
             assert found.samples == (SAMPLE,)
+
+    asyncio.run(scenario())
+
+
+def test_a_token_and_an_authority_come_from_files_and_may_change(tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
+    pair = authority.issue("server", "prometheus", addresses=["127.0.0.1"])
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    given: list[str | None] = []
+
+    async def answering(request: web.Request) -> web.StreamResponse:
+        given.append(request.headers.get("authorization"))
+        return web.json_response(GOOD if given[-1] == "Bearer second" else {}, status=200 if given[-1] else 401)
+
+    async def scenario() -> None:
+        app = web.Application()
+        app.router.add_post("/api/v1/query", answering)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(pair.certificate, pair.key)
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        server = Prometheus(f"https://127.0.0.1:{runner.addresses[0][1]}", credentials=credentials)
+        ca, token = credentials / "ca.crt", credentials / "token"
+        try:
+            for authorities in ((), (stranger,)):
+                for each in authorities:
+                    ca.write_bytes(each.certificate.read_bytes())
+                with pytest.raises(Silent, match="certificate verify failed"):
+                    await server.query("up")
+            ca.write_bytes(authority.certificate.read_bytes())
+            with pytest.raises(Silent, match="HTTP 401"):
+                await server.query("up")
+            token.write_text("first\n")
+            with pytest.raises(Silent):
+                await server.query("up")
+            token.write_text("second\n")
+            assert await server.query("up") == [SAMPLE]
+            assert given == [None, "Bearer first", "Bearer second"]
+        finally:
+            await server.close()
+            await runner.cleanup()
 
     asyncio.run(scenario())
 
