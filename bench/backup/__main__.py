@@ -20,7 +20,7 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb")
     comparison = verbs.add_parser("compare", help="against restic, the one installed or Debian's (the default)")
     comparison.add_argument("--models", type=Path, help="a directory of models, one directory each, `base` among them")
-    comparison.add_argument("--mib", type=int, default=1024, help="size of the synthetic base without --models")
+    comparison.add_argument("--synthetic", type=int, metavar="MIB", help="random weights of this size instead")
     comparison.add_argument("--repeats", type=int, default=3)
     comparison.add_argument(
         "--scratch", type=Path, default=CACHE / "scratch", help="on the disk that is to be measured"
@@ -42,13 +42,21 @@ def main() -> None:
         return
     if options.verb is None:
         options = comparison.parse_args([])
-    real = options.models is not None
-    chosen = models.given(options.models) if real else models.synthetic(CACHE / f"synthetic-{options.mib}", options.mib)
+    kind, chosen = _chosen(options)
     try:
         figures = compare.compare(chosen, options.scratch, repeats=options.repeats)
     finally:
         shutil.rmtree(options.scratch, ignore_errors=True)
-    print(json.dumps({"weights": "given" if real else "SYNTHETIC", **figures}, indent=1))
+    print(json.dumps({"weights": kind, **figures}, indent=1))
+
+
+def _chosen(options: argparse.Namespace) -> tuple[str, list[Path]]:
+    """What is backed up: trained here (some minutes, once), unless told otherwise."""
+    if options.models:
+        return "given", models.given(options.models)
+    if options.synthetic:
+        return "SYNTHETIC", models.synthetic(CACHE / f"synthetic-{options.synthetic}", options.synthetic)
+    return "trained", models.trained(CACHE / "trained")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -71,7 +71,8 @@ def encode(plain: Bytes, *, width: int, methods: Sequence[int], xored: bool) -> 
     The bytes lie in memory of this thread's own and hold until its next call: fresh memory for every piece would cost
     more in page faults than the work itself.
     """
-    body, scratch = _buffer("body_bytes", HEAD.size + 8 * PLANE.size + plain.size), _buffer("plane_bytes", plain.size)
+    body = _buffer("body_bytes", HEAD.size + 8 * PLANE.size + max(plain.size, PIECE_BYTES))
+    scratch = _buffer("plane_bytes", max(plain.size, PIECE_BYTES) // width)
     size = plain.size // width
     HEAD.pack_into(body.data, 0, XOR_FLAG if xored else 0, width, plain.size)
     at = HEAD.size + PLANE.size * width
@@ -91,8 +92,18 @@ def encode(plain: Bytes, *, width: int, methods: Sequence[int], xored: bool) -> 
     return body[:at].data
 
 
-def decode(stored: Buffer, base: Bytes | None) -> Bytes:
-    """The plain bytes, writable and the caller's own.
+def fresh(size: int) -> Bytes:
+    """Memory of the caller's own."""
+    return np.empty(size, np.uint8)
+
+
+def base_memory(size: int) -> Bytes:
+    """Memory of this thread for a base, which holds until its next one: depth is one."""
+    return _buffer("base_bytes", max(size, PIECE_BYTES))[:size]
+
+
+def decode(stored: Buffer, base: Bytes | None, memory: Callable[[int], Bytes] = fresh) -> Bytes:
+    """The plain bytes, in `memory(bytes)`, writable and the caller's own.
 
     Raises:
         Damaged: `stored` is not what `encode` writes, or its base is absent or of another length.
@@ -107,10 +118,12 @@ def decode(stored: Buffer, base: Bytes | None) -> Bytes:
     odd = width not in WIDTHS or length > PLAIN_LIMIT_BYTES or length % width
     if odd or at + sum(size for _, size in entries) != len(view):
         raise Damaged("the blob's header contradicts its length")
-    plain = np.empty(length, np.uint8)
+    plain = memory(length)
+    planes = []
     for number, (method, size) in enumerate(entries):
-        _unpack(view[at : at + size], method, plain[number::width])
+        planes.append(_unpacked(view[at : at + size], method, length // width, number))
         at += size
+    _joined(planes, plain)
     if flags & XOR_FLAG:
         if base is None or base.size != plain.size:
             raise Damaged("the blob needs a base of the same length")
@@ -122,16 +135,26 @@ def xor(plain: Bytes, base: Bytes) -> Bytes:
     return np.bitwise_xor(plain, base)
 
 
-def _unpack(body: memoryview, method: int, plane: Bytes) -> None:
-    """Fill `plane`, which need not be contiguous, from its stored form."""
-    length = plane.size
-    if method == RAW and len(body) == length:
-        np.copyto(plane, np.frombuffer(body, np.uint8))
+def _joined(planes: Sequence[Bytes], plain: Bytes) -> None:
+    """Put the planes together; two of them, which most models have, as words instead of every other byte."""
+    if len(planes) != 2:
+        for number, plane in enumerate(planes):
+            np.copyto(plain[number :: len(planes)], plane)
         return
+    words = plain.view("<u2")
+    np.copyto(words, planes[1])
+    np.left_shift(words, 8, out=words)
+    np.bitwise_or(words, planes[0], out=words)
+
+
+def _unpacked(body: memoryview, method: int, length: int, number: int) -> Bytes:
+    """Plane `number` from its stored form, in memory of this thread that holds until its next blob."""
+    if method == RAW and len(body) == length:
+        return np.frombuffer(body, np.uint8)
     if method != ZSTD:
         raise Damaged("a plane of the blob has the wrong length")
     # One byte more than the plane: what decompresses to more is seen, and never held.
-    scratch = _buffer("plane_bytes", length + 1)
+    scratch = _buffer(f"plane_{number}", length + 1)
     got = 0
     try:
         with _decompressor().stream_reader(body, read_across_frames=False) as reader:
@@ -141,14 +164,14 @@ def _unpack(body: memoryview, method: int, plane: Bytes) -> None:
         raise Damaged("a plane of the blob does not decompress") from problem
     if got != length:
         raise Damaged("a plane of the blob has the wrong length")
-    np.copyto(plane, scratch[:length])
+    return scratch[:length]
 
 
 def _buffer(use: str, size: int) -> Bytes:
-    """Memory of this thread for one use, of at least one piece so that it is not made anew for a larger one."""
+    """Memory of this thread for one use."""
     made: Bytes | None = getattr(_thread, use, None)
     if made is None or made.size < size:
-        made = np.empty(max(size, PIECE_BYTES + 256), np.uint8)
+        made = np.empty(size, np.uint8)
         setattr(_thread, use, made)
     return made[:size]
 

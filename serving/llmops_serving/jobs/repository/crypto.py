@@ -10,14 +10,14 @@ import hmac
 import os
 import threading
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from llmops_serving.jobs.repository import direct
 from llmops_serving.jobs.repository.errors import Damaged, KeyWrong
 from llmops_serving.jobs.repository.pieces import PIECE_BYTES
 
@@ -69,10 +69,14 @@ class Keys:
             raise Damaged(f"{name}: the stored bytes have changed", [name]) from problem
         return out
 
+    def stored(self, size: int) -> memoryview:
+        """Memory of this thread for sealed bytes that are read; holds until its next call."""
+        return self._memory("stored", size)
+
     def _memory(self, use: str, size: int) -> memoryview:
-        made: np.ndarray[Any, np.dtype[np.uint8]] | None = getattr(self._thread, use, None)
+        made: direct.Memory | None = getattr(self._thread, use, None)
         if made is None or made.size < size:
-            made = np.empty(max(size, PIECE_BYTES + 1024), np.uint8)  # numpy asks for huge pages
+            made = direct.memory(max(size, PIECE_BYTES + 1024))
             setattr(self._thread, use, made)
         return made[:size].data
 

@@ -10,16 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from llmops_serving.jobs.repository import direct
 from llmops_serving.jobs.repository.codecs import Bytes
 from llmops_serving.jobs.repository.errors import Damaged, DestinationExists, DiskFull, Unsafe
 from llmops_serving.jobs.repository.format import FileEntry, Manifest, PieceRef, PointRef
+from llmops_serving.jobs.repository.pieces import PIECE_BYTES
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.source import is_pickle
 from llmops_serving.jobs.repository.write import Progress
@@ -78,7 +80,7 @@ def restore(
         _clear_strangers(staging, manifest)
         _check_room(staging, manifest)
         workers = threads or WORKERS
-        reused = 0
+        reused, memory = 0, Memory()
         with ThreadPoolExecutor(workers, thread_name_prefix="restore") as pool:
             done = 0
             try:
@@ -86,7 +88,7 @@ def restore(
                     forward = (
                         (lambda within, before=done: progress(before + within, manifest.bytes)) if progress else None
                     )
-                    reader = _Reader(repository, staging, pool, workers, forward)
+                    reader = _Reader(repository, staging, pool, workers, memory, forward)
                     done += file.bytes
                     reused += reader.pointer(file, fetch) if file.pointer else reader.file(file)
             except BaseException:
@@ -115,12 +117,33 @@ def holds(directory: Path, manifest: Manifest) -> bool:
     )
 
 
+class Memory:
+    """What pieces are decoded into, used again: fresh memory for each costs more than decoding it."""
+
+    def __init__(self) -> None:
+        self._free: deque[Bytes] = deque()
+
+    def __call__(self, size: int) -> Bytes:
+        """`size` bytes; whoever has no more use for them gives them back."""
+        try:
+            made = self._free.pop()
+        except IndexError:
+            made = np.empty(0, np.uint8)
+        return (made if made.size >= size else np.empty(max(size, PIECE_BYTES), np.uint8))[:size]
+
+    def back(self, taken: Bytes) -> None:
+        """Take back what was given."""
+        whole: Bytes = taken.base  # type: ignore[assignment]  # the slice's memory
+        self._free.append(whole)
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     repository: Repository
     staging: Path
     pool: ThreadPoolExecutor
     window: int
+    memory: Memory
     progress: Callable[[int], None] | None
 
     def file(self, file: FileEntry) -> int:
@@ -129,34 +152,42 @@ class _Reader:
         at.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         reused = 0
-        descriptor = os.open(at, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "r+b", buffering=0) as opened:  # noqa: PTH123 -- a descriptor, because of O_NOFOLLOW
-            present = os.fstat(descriptor).st_size
-            waiting: deque[tuple[int, PieceRef, Future[tuple[Bytes, bool]]]] = deque()
-            offset = 0
-            pieces = iter(file.pieces)
-            while True:
-                while len(waiting) < self.window and (piece := next(pieces, None)):
-                    job = self.pool.submit(self._piece, descriptor, piece, offset, present)
-                    waiting.append((offset, piece, job))
-                    offset += piece.length
-                if not waiting:
-                    break
-                start, piece, job = waiting.popleft()
-                plain, was_there = job.result()
-                if was_there:
-                    reused += piece.length
-                else:
-                    _write(descriptor, plain, start)
+        with _opened(at) as descriptor, _opened(at) as sink, ExitStack() as open_stream:
+            stream: direct.Stream | None = None  # from the first piece on that is not there
+            for start, plain, was_there in self._plain(file, descriptor):
+                reused += plain.size if was_there else 0
+                if stream is None and not was_there:
+                    begin = start - start % direct.ALIGNMENT
+                    stream = open_stream.enter_context(direct.Stream(sink, file.bytes - begin, start=begin))
+                    stream.add(np.frombuffer(os.pread(descriptor, start - begin, begin), np.uint8))
+                if stream:
+                    stream.add(plain)
                 digest.update(plain.data)
                 if self.progress:
-                    self.progress(start + piece.length)
+                    self.progress(start + plain.size)
+                if not was_there:
+                    self.memory.back(plain)
+            open_stream.close()
             os.ftruncate(descriptor, file.bytes)
-            opened.flush()
             os.fsync(descriptor)
         if digest.hexdigest() != file.sha256:
             raise Damaged(f"{file.path}: its digest is not the recorded one", [file.path])
         return reused
+
+    def _plain(self, file: FileEntry, descriptor: int) -> Iterator[tuple[int, Bytes, bool]]:
+        """Offset, plain bytes, and whether they were staged already, in order, while later pieces are fetched."""
+        present = os.fstat(descriptor).st_size
+        waiting: deque[tuple[int, Future[tuple[Bytes, bool]]]] = deque()
+        offset = 0
+        pieces = iter(file.pieces)
+        while True:
+            while len(waiting) < self.window and (piece := next(pieces, None)):
+                waiting.append((offset, self.pool.submit(self._piece, descriptor, piece, offset, present)))
+                offset += piece.length
+            if not waiting:
+                return
+            start, job = waiting.popleft()
+            yield start, *job.result()
 
     def pointer(self, file: FileEntry, fetch: Fetch | None) -> int:
         at = self.staging / file.path
@@ -178,18 +209,21 @@ class _Reader:
             staged = np.frombuffer(os.pread(descriptor, piece.length, offset), np.uint8)
             if keys.blob_key(hashlib.sha256(staged.data).digest()) == piece.blob.key:
                 return staged, True
-        plain = self.repository.read_blob(piece.blob, rehash=False)  # the file's digest is checked as a whole
+        # The file's digest is checked as a whole.
+        plain = self.repository.read_blob(piece.blob, rehash=False, memory=self.memory)
         if plain.size != piece.length:
             raise Damaged(f"{piece.blob.object}: another length than the manifest says", [piece.blob.object])
         return plain, False
 
 
-def _write(descriptor: int, plain: Bytes, start: int) -> None:
-    view = plain.data
-    while view:
-        count = os.pwrite(descriptor, view, start)
-        os.posix_fadvise(descriptor, start, count, os.POSIX_FADV_DONTNEED)  # begin writing now: less to fsync later
-        view, start = view[count:], start + count
+@contextmanager
+def _opened(at: Path) -> Iterator[int]:
+    """A descriptor of the staged file, which is made when it is not there, and is no link."""
+    descriptor = os.open(at, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _clear_strangers(staging: Path, manifest: Manifest) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
-
-import numpy as np
 
 from llmops_serving.jobs.repository import codecs
 from llmops_serving.jobs.repository.crypto import MASTER_BYTES, Keys, unwrapped, wrapped
@@ -41,6 +39,7 @@ from llmops_serving.jobs.repository.format import (
 from llmops_serving.jobs.repository.target import Stored, Target
 
 GRACE_SECONDS: Final = 24 * 3600
+Memory = Callable[[int], codecs.Bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,34 +230,33 @@ class Repository:
             f"blobs/{(blob := stored.name.rsplit('/', 1)[-1])[:2]}/{blob}" for stored in self.target.list("damaged")
         }
 
-    def read_exactly(self, blob: Blob, *, rehash: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The plain bytes of this very object, checked against its key unless the caller hashes them anyway.
+    def read_exactly(self, blob: Blob, *, rehash: bool = True, memory: Memory = codecs.fresh) -> codecs.Bytes:
+        """The plain bytes of this very object, in `memory(bytes)`, checked unless the caller hashes them anyway.
 
         What happens to stored bytes is seen without: they are authenticated together with their name.
 
         Raises:
             Missing, Damaged: with the object's name.
         """
-        sealed = self.target.get(blob.object)
-        base = (
-            self.read_blob(blob.base, rehash=rehash) if blob.base else None
-        )  # first: opening a blob reuses this thread's memory
+        # The base first: reading and opening a blob take this thread's memory.
+        base = self.read_blob(blob.base, rehash=rehash, memory=codecs.base_memory) if blob.base else None
+        sealed = self.target.get_into(blob.object, self.keys.stored)
         try:
-            plain = codecs.decode(self.keys.open_blob(blob.id, sealed), base)
+            plain = codecs.decode(self.keys.open_blob(blob.id, sealed), base, memory)
         except Damaged as problem:
             raise Damaged(f"{blob.object}: {problem}", [*problem.findings, blob.object]) from problem
         if rehash and self.keys.blob_key(hashlib.sha256(plain.data).digest()) != blob.key:
             raise Damaged(f"{blob.object}: the content is not what its name says", [blob.object])
         return plain
 
-    def read_blob(self, blob: Blob, *, rehash: bool = True) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def read_blob(self, blob: Blob, *, rehash: bool = True, memory: Memory = codecs.fresh) -> codecs.Bytes:
         """The plain bytes of `blob`, from any object that holds the same content when this one is unusable."""
         try:
-            return self.read_exactly(blob, rehash=rehash)
+            return self.read_exactly(blob, rehash=rehash, memory=memory)
         except Damaged as problem:
             for other in self._others(blob):
                 try:
-                    return self.read_exactly(other)
+                    return self.read_exactly(other, memory=memory)
                 except Damaged:
                     continue
             raise problem from None

@@ -6,8 +6,10 @@ This is the only module that knows the library. Its errors become ours here, sor
 from __future__ import annotations
 
 import os
+import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +27,7 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, from_url
 
+from llmops_serving.jobs.repository import direct
 from llmops_serving.jobs.repository.errors import (
     ClockSkewed,
     Missing,
@@ -52,6 +55,7 @@ DENIED_MARKS: Final = (
 SKEW_MARKS: Final = ("RequestTimeTooSkewed", "RequestExpired")
 ABSENT_MARKS: Final = ("404 Not Found", "NoSuchBucket", "ContainerNotFound")
 DELETE_BATCH: Final = 1000
+FSYNCS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,25 @@ class Target:
         """Store `data`, replacing what was there. On a disk it is safe from a power cut only after `settle`."""
         with _sorted(name):
             obstore.put(self._store, name, data, use_multipart=False)
-            self._start_writing(name)
+
+    def put_large(self, name: str, data: memoryview) -> None:
+        """The same for much data, which begins at a page."""
+        if self.root is None:
+            self.put(name, data)
+            return
+        place = self.root / name
+        partial = place.with_name(f"{place.name}#{secrets.token_hex(4)}")  # as the library calls what is half-written
+        with _sorted(name):
+            try:
+                descriptor = _created(partial)
+                try:
+                    direct.write(descriptor, data, 0)
+                finally:
+                    os.close(descriptor)
+                partial.rename(place)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
 
     def create(self, name: str, data: Buffer) -> bool:
         """Store `data` unless the name is taken; False when it is. Exactly one of several writers gets True.
@@ -124,7 +146,6 @@ class Target:
                 return False
             except NotSupportedError:
                 obstore.put(self._store, name, data, use_multipart=False)
-            self._start_writing(name)
             return True
 
     def get(self, name: str) -> memoryview:
@@ -135,6 +156,26 @@ class Target:
         """
         with _sorted(name):
             return memoryview(obstore.get(self._store, name).bytes())
+
+    def get_into(self, name: str, memory: Callable[[int], memoryview]) -> memoryview:
+        """The whole object, in `memory(bytes)` where it is read from a disk: fresh memory costs more than reading.
+
+        Raises:
+            Missing: it is not there.
+        """
+        if self.root is None:
+            return self.get(name)
+        with _sorted(name):
+            descriptor = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(descriptor).st_size
+                view = memory(size)
+                got = 0
+                while got < size and (count := os.preadv(descriptor, [view[got:]], got)):
+                    got += count
+                return view[:got]
+            finally:
+                os.close(descriptor)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Every object below the folder `prefix`, in no order."""
@@ -171,21 +212,9 @@ class Target:
             return
         files = [self.root / name for name in names]
         folders = {folder for file in files for folder in file.parents if folder.is_relative_to(self.root)}
-        for path in (*files, *sorted(folders)):
-            with _sorted(str(path)):
-                _fsync(path)
-
-    def _start_writing(self, name: str) -> None:
-        """Have the disk begin with the object now, without waiting: at `settle` little is left to do.
-
-        An fsync per object would commit the journal hundreds of times.
-        """
-        if self.root is not None:
-            descriptor = os.open(self.root / name, os.O_RDONLY)
-            try:
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # on Linux this starts writing dirty pages
-            finally:
-                os.close(descriptor)
+        with _sorted("fsync"), ThreadPoolExecutor(FSYNCS) as pool:  # side by side they share commits of the journal
+            for paths in (files, folders):
+                list(pool.map(_fsync, paths))
 
     def sweep_partial_files(self, *, older_than_seconds: float) -> int:
         """Delete what killed writers left half-written on a local target (the library hides `NAME#N` in listings)."""
@@ -202,6 +231,15 @@ class Target:
 
 
 ENDPOINT_VARIABLES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+def _created(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, flags, 0o644)
 
 
 def _fsync(path: Path) -> None:

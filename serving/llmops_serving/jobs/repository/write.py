@@ -200,7 +200,7 @@ class _Writer:
             coming.result()
             return key
         try:
-            self._repository.target.put(blob.object, sealed)
+            self._repository.target.put_large(blob.object, sealed)
         except BaseException as problem:
             mine.set_exception(problem)
             raise
@@ -230,7 +230,7 @@ class _Writer:
 
     def _difference(self, piece: Piece, plain: Bytes, base: Blob) -> tuple[Bytes, codecs.Guess] | None:
         try:
-            other = self._repository.read_blob(base)
+            other = self._repository.read_blob(base, memory=codecs.base_memory)
         except Damaged:
             return None  # stored alone instead; verify names the damaged base
         if other.size != plain.size:
