@@ -121,7 +121,7 @@ class Target:
             self.put(name, data)
             return
         place = self.root / name
-        partial = place.with_name(f"{place.name}#{secrets.token_hex(4)}")  # as the library calls what is half-written
+        partial = place.with_name(f"{place.name}#{secrets.randbelow(10**12)}")  # digits: no listing shows such a name
         with _sorted(name):
             try:
                 descriptor = _created(partial)
