@@ -44,15 +44,39 @@ class Promise:
     says: str
 
 
+@dataclass(frozen=True)
+class Alert:
+    """An alert: what it asks, how bad it is, for how long it must hold, and what it says of its model."""
+
+    name: str
+    expr: str
+    severity: str
+    held: str
+    says: str
+    of_model: bool = True
+
+    def rule(self, runbooks: str | None, **labels: str) -> Rule:
+        """As Prometheus reads it."""
+        summary = f"{MODEL}: {self.says}" if self.of_model else self.says
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": self.held,
+            "labels": {"severity": self.severity, **labels},
+            "annotations": {"summary": summary} | runbook(runbooks, self.name),
+        }
+
+
 def slo_groups(objectives: Objectives | None = None, *, runbooks: str | None = None) -> list[dict[str, Any]]:
     """The groups for all models behind the gateway: recorded ratios, and the alerts on them."""
     wanted = objectives or Objectives()
     promises = _promises(wanted)
     ratios = [_ratio(promise, window) for promise in promises for window in WINDOWS]
     alerts = [_alert(promise, burn, wanted, runbooks) for promise in promises for burn in BURNS]
+    queues = [each.rule(runbooks) for each in (*QUEUES, NO_GATEWAY)]
     return [
         {"name": "llmops-slo-ratios", "interval": "1m", "rules": ratios},
-        {"name": "llmops-slo", "interval": "1m", "rules": [*alerts, *_queues(runbooks)]},
+        {"name": "llmops-slo", "interval": "1m", "rules": [*alerts, *queues]},
     ]
 
 
@@ -101,81 +125,69 @@ def _alert(promise: Promise, burn: tuple[float, str, str, str], wanted: Objectiv
     bar = f"{rate * (1 - promise.objective):.6g}"
     ratios = [f'llmops:slo_bad_ratio:{window}{{slo="{promise.key}"}}' for window in (long, short)]
     requests = f"sum by ({BY}) (increase(llmops_gateway_requests_total[{long}])) >= {wanted.least_requests}"
-    return _rule(
+    alert = Alert(
         promise.alert,
         f"{ratios[0]} > {bar} and {ratios[1]} > {bar} and on ({BY}) ({requests})",
-        {"severity": severity, "window": long},
-        held="2m",
-        summary=f"{MODEL}: {{{{ $value | humanizePercentage }}}} of requests in {long} {promise.says}, "
+        severity,
+        "2m",
+        f"{{{{ $value | humanizePercentage }}}} of requests in {long} {promise.says}, "
         f"{rate:g} times what the objective of {promise.objective:.4g} allows",
-        runbooks=runbooks,
     )
+    return alert.rule(runbooks, window=long)
 
 
-def _queues(runbooks: str | None) -> list[Rule]:
-    """What holds requests up before an engine sees them, and the loss of the gateway's own voice."""
-    return [
-        _rule(
-            "LLMRequestsHeld",
-            f"sum by ({BY}) (llmops_gateway_held) > 0",
-            {"severity": "warning"},
-            held="10m",
-            summary=f"{MODEL}: {{{{ $value }}}} requests have waited ten minutes for a pod; see its Ready condition",
-            runbooks=runbooks,
-        ),
-        _rule(
-            "LLMWakeUpFails",
-            f'sum by ({BY}) (increase(llmops_gateway_requests_total{{code="503"}}[15m])) > 0'
-            f" and on ({BY}) sum by ({BY}) (llmops_gateway_held) > 0",
-            {"severity": "critical"},
-            held="5m",
-            summary=f"{MODEL}: held requests are given up with 503; the model does not wake",
-            runbooks=runbooks,
-        ),
-        _rule(
-            "LLMEngineQueue",
-            f"avg by ({BY}) (vllm:num_requests_waiting) > 5",
-            {"severity": "warning"},
-            held="10m",
-            summary=f"{MODEL}: {{{{ $value | humanize }}}} requests wait in each engine: more replicas help",
-            runbooks=runbooks,
-        ),
-        _rule(
-            "LLMKVCacheFull",
-            f"min by ({BY}) (vllm:kv_cache_usage_perc) > 0.95",
-            {"severity": "warning"},
-            held="10m",
-            summary=f"{MODEL}: the KV cache of every engine is full; requests are preempted and computed again",
-            runbooks=runbooks,
-        ),
-        _rule(
-            "LLMWaitsForGPU",
-            f'max by ({BY}) (llmops_condition{{type="Ready",reason="WaitingForGPU"}}) > 0',
-            {"severity": "warning"},
-            held="10m",
-            summary=f"{MODEL}: no node has the accelerators it asks for; its Ready condition says what is free",
-            runbooks=runbooks,
-        ),
-        _rule(
-            # It tells nobody anything: Alertmanager inhibits by it what a rollout explains.
-            "LLMRollingOut",
-            f'max by ({BY}) (llmops_condition{{type="Progressing"}}) > 0',
-            {"severity": "none"},
-            held="0s",
-            summary=f"{MODEL}: a change is being rolled out",
-            runbooks=runbooks,
-        ),
-        _rule(
-            "LLMGatewayMissing",
-            "absent_over_time(llmops_gateway_connections[10m])",
-            {"severity": "critical"},
-            held="5m",
-            summary="Prometheus sees no gateway: neither load, latency nor drift of any model is known",
-            runbooks=runbooks,
-        ),
-    ]
-
-
-def _rule(name: str, expr: str, labels: dict[str, str], *, held: str, summary: str, runbooks: str | None) -> Rule:
-    annotations = {"summary": summary} | runbook(runbooks, name)
-    return {"alert": name, "expr": expr, "for": held, "labels": labels, "annotations": annotations}
+# What holds requests up before an engine sees them, and the loss of the gateway's own voice.
+QUEUES = (
+    Alert(
+        "LLMRequestsHeld",
+        f"sum by ({BY}) (llmops_gateway_held) > 0",
+        "warning",
+        "10m",
+        "{{ $value }} requests have waited ten minutes for a pod; see its Ready condition",
+    ),
+    Alert(
+        "LLMWakeUpFails",
+        f'sum by ({BY}) (increase(llmops_gateway_requests_total{{code="503"}}[15m])) > 0'
+        f" and on ({BY}) sum by ({BY}) (llmops_gateway_held) > 0",
+        "critical",
+        "5m",
+        "held requests are given up with 503; the model does not wake",
+    ),
+    Alert(
+        "LLMEngineQueue",
+        f"avg by ({BY}) (vllm:num_requests_waiting) > 5",
+        "warning",
+        "10m",
+        "{{ $value | humanize }} requests wait in each engine: more replicas help",
+    ),
+    Alert(
+        "LLMKVCacheFull",
+        f"min by ({BY}) (vllm:kv_cache_usage_perc) > 0.95",
+        "warning",
+        "10m",
+        "the KV cache of every engine is full; requests are preempted and computed again",
+    ),
+    Alert(
+        "LLMWaitsForGPU",
+        f'max by ({BY}) (llmops_condition{{type="Ready",reason="WaitingForGPU"}}) > 0',
+        "warning",
+        "10m",
+        "no node has the accelerators it asks for; its Ready condition says what is free",
+    ),
+    # It tells nobody anything: Alertmanager inhibits by it what a rollout explains.
+    Alert(
+        "LLMRollingOut",
+        f'max by ({BY}) (llmops_condition{{type="Progressing"}}) > 0',
+        "none",
+        "0s",
+        "a change is being rolled out",
+    ),
+)
+NO_GATEWAY = Alert(
+    "LLMGatewayMissing",
+    "absent_over_time(llmops_gateway_connections[10m])",
+    "critical",
+    "5m",
+    "Prometheus sees no gateway: neither load, latency nor drift of any model is known",
+    of_model=False,
+)
