@@ -189,7 +189,7 @@ def answers(url: str) -> bool:
 def gateway(home: Path, engine: str) -> Iterator[tuple[str, str]]:
     """A gateway process; its addresses for clients and for Prometheus."""
     port, internal = free_port(), free_port()
-    routes = {"models": [{"namespace": NAMESPACE, "name": MODEL, "endpoints": [engine]}]}
+    routes = {"models": [{"namespace": NAMESPACE, "name": MODEL, "endpoints": [engine], "textSample": 0.2}]}
     (home / "routes.yaml").write_text(json.dumps(routes))
     command = [sys.executable, "-m", "llmops_serving.gateway", "--routes", home / "routes.yaml", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--metrics-port", str(internal)]

@@ -15,13 +15,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import yaml
 
+from hack.dashboards.questions import DASHBOARDS, DRIFT
+from hack.images import venv
+from llmops.desired.backup_rules import backup_groups
+from llmops.desired.slo_rules import slo_groups
+from llmops_serving.jobs.finetune.metrics import SERIES as TRAINER
 from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane
+from tests.golden.test_alerts import TEXT
+from tests.integration import contract
 from tests.integration.conftest import free_port
 from tests.integration.drift.live import (
     MODEL,
     NAMESPACE,
+    RULES_LABEL,
     Load,
     Prometheus,
     completing,
@@ -32,6 +42,7 @@ from tests.integration.drift.live import (
     sidecar,
     until,
 )
+from tests.integration.scraping import Scraper, all_answered, questions
 
 Json = dict[str, Any]
 PER_SECOND = 15
@@ -45,6 +56,7 @@ class Rig:
     load: Load
     servers: list[Prometheus]
     home: Path
+    scraped: str
 
     def operate(self, name: str) -> None:
         """Start an operator; it asks the first Prometheus."""
@@ -115,7 +127,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
             for version in ("3", "2")
         ]
         stack.enter_context(sidecar(plane, servers))
-        built = Rig(plane, load, servers, tmp_path)
+        built = Rig(plane, load, servers, tmp_path, scraped)
         built.operate("operator-0")
         stack.callback(built.stop)
         plane.kubectl("create", "namespace", NAMESPACE)
@@ -132,7 +144,8 @@ def test_a_second_workload_is_told_and_its_end_too(rig: Rig) -> None:
     assert rig.until("Armed")["status"] == "False"
     seen = rig.load.sent
     until(lambda: rig.load.sent > seen + 20 * PER_SECOND, "quiet traffic")
-    assert (rig.drifted()["reason"], [server.alerts() for server in rig.servers]) == ("Armed", [[], []])
+    assert rig.drifted()["status"] != "True"  # a busy machine may send too few to judge
+    assert [server.alerts() for server in rig.servers] == [[], []]
 
     # One request in five is answered shortly now, as code completion is: the outputs drift, and all say so.
     rig.load.of(completing(usual, 3, share=0.2), 2 * PER_SECOND)
@@ -151,6 +164,10 @@ def test_a_second_workload_is_told_and_its_end_too(rig: Rig) -> None:
             "severity": "warning",
         }
         assert alert["annotations"]["runbook_url"] == f"{RUNBOOKS}#llmtrafficdrift"
+    _every_name_is_said(rig)
+    asked = questions([DRIFT], namespace=NAMESPACE, model=MODEL)
+    for server in rig.servers:
+        all_answered(server.query, asked)
     copies = _copies(rig)
     assert [rig.live("finetunejob", each)["spec"]["suspend"] for each in copies] == [True]
     until(lambda: {"Drifting", "FineTuneCreated"} <= _events(rig), "both Events")
@@ -168,6 +185,30 @@ def test_a_second_workload_is_told_and_its_end_too(rig: Rig) -> None:
     rig.until("Armed")
     until(lambda: not any(server.alerts() for server in rig.servers), "the alerts to end")
     assert rig.load.failures == []
+
+
+def _every_name_is_said(rig: Rig) -> None:
+    """What any rule or dashboard asks for, gateway, operator, trainer and vLLM say, under these names and labels."""
+    listed = rig.plane.kubectl("get", "configmaps", "-n", NAMESPACE, "-l", RULES_LABEL, "-o", "json")
+    texts = [text for item in json.loads(listed)["items"] for text in item["data"].values()]
+    groups = [
+        *slo_groups(),
+        *backup_groups(),
+        *TEXT,
+        *(group for text in texts for group in yaml.safe_load(text)["groups"]),
+    ]
+    rules = [rule for group in groups for rule in group["rules"]]
+    asked = [*questions(DASHBOARDS, namespace=NAMESPACE, model=MODEL, job="tickets").values()]
+    asked += [rule["expr"] for rule in rules]
+    pages = [
+        contract.said(httpx.get(f"http://{where}/metrics", timeout=60, trust_env=False).text)
+        for where in (rig.scraped, f"127.0.0.1:{rig.operator.port}")
+    ]
+    trainer = next(path for path in (venv.ensure("trainer") / "lib").glob("*/site-packages/vllm"))
+    pages += [contract.engines(trainer), {name: None for _, name, _ in TRAINER}]
+    server = Scraper(rig.servers[0].url)
+    recorded = {rule["record"] for rule in rules if "record" in rule}
+    assert contract.missing(contract.wanted(server, asked), pages, recorded) == []
 
 
 def fires(server: Prometheus) -> bool:
