@@ -53,6 +53,8 @@ def _token_buckets(*, ratio: float = 1.25, below: int = 1_000_000) -> tuple[int,
 # 1-2-5 steps prompts that grow by a fifth stay in their buckets. Whole numbers below a million are spelled in only two
 # ways by exposition libraries and Prometheus versions ("200", "200.0"), never as "1e+06".
 TOKEN_BUCKETS = _token_buckets()
+# Of what requests allow: people write powers of two, and round numbers between them.
+LIMIT_BUCKETS = tuple(2**power for power in range(4, 18))
 
 NAME_LIMIT = 63  # the shortest limit any of our children has: Service and Pod names as DNS labels
 

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from llmops.api.drift import SERIES, ActionSpec, BaselineSpec, DriftSpec, FrozenBaseline, Signal, ThresholdSpec, Watched
+from llmops.api.drift import (
+    INPUTS,
+    SERIES,
+    ActionSpec,
+    BaselineSpec,
+    DriftSpec,
+    FrozenBaseline,
+    Signal,
+    ThresholdSpec,
+    Watched,
+)
 from llmops.api.drift_state import Doubt, Remembered, State
 from llmops.api.llm_deployment import LLMDeployment, ModelStatus
 from llmops.config import Config
@@ -171,7 +181,7 @@ CONFIG = Config.model_validate(
     {"images": {"jobs": "j"}, "gateway": {"namespace": "s"}, "profiles": {"cpu": {"image": "engine:1"}}}
 )
 V1, V2 = ModelStatus(revision="v1"), ModelStatus(revision="v2")
-IN, OUT = ["PromptTokens"], [signal for signal in SERIES if signal != "PromptTokens"]
+OUT = [signal for signal in SERIES if signal not in INPUTS]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +191,7 @@ IN, OUT = ["PromptTokens"], [signal for signal in SERIES if signal != "PromptTok
         pytest.param({}, V2, OUT, id="another revision answers differently; clients ask as before"),
         pytest.param({"maxModelLen": 4096}, V1, OUT, id="a shorter context"),
         pytest.param({"quantization": "awq"}, V1, OUT, id="quantised"),
-        pytest.param({"args": {"chat-template": "t"}}, V1, [*IN, *OUT], id="another template counts anew"),
+        pytest.param({"args": {"chat-template": "t"}}, V1, list(SERIES), id="another template counts anew"),
     ],
 )
 def test_what_a_baseline_is_valid_for(engine: dict[str, Any], model: ModelStatus, learned_anew: Sequence[str]) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from llmops_serving.gateway.metrics import summed
+from typing import Any
+
+import pytest
+
+from llmops_serving.gateway.metrics import Metrics, Series, summed
+from llmops_serving.gateway.usage import Usage, usage
 
 HEAD = "# TYPE llmops_gateway_requests_total counter\n"
 
@@ -16,3 +21,59 @@ def test_a_sample_of_one_process_is_kept() -> None:
     one = f'{HEAD}llmops_gateway_requests_total{{code="200"}} 2\n'
     other = f'{HEAD}llmops_gateway_requests_total{{code="503"}} 1\n'
     assert summed([one, other]) == one + 'llmops_gateway_requests_total{code="503"} 1\n'
+
+
+TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "weather"}}]
+ASKED: list[tuple[dict[str, Any], int | None, bool]] = [
+    ({}, None, False),
+    ({"max_tokens": 300}, 512, False),
+    ({"max_completion_tokens": 16, "max_tokens": 4096}, 16, False),
+    ({"max_tokens": "many", "tools": TOOLS}, None, True),
+    ({"max_tokens": 10_000_000}, None, False),
+]
+
+
+@pytest.mark.parametrize(("document", "bucket", "tools"), ASKED)
+def test_what_a_request_allows(document: dict[str, Any], bucket: int | None, tools: bool) -> None:  # noqa: FBT001
+    series = Series()
+    assert series.asked(document) is tools
+    bounds = [*series.max_tokens.bounds, None]
+    assert [bound for bound, count in zip(bounds, series.max_tokens.counts, strict=True) if count] == [bucket]
+
+
+@pytest.mark.parametrize(
+    ("reason", "offered", "use"),
+    [
+        ("stop", False, "none"),
+        ("stop", True, "offered"),
+        ("tool_calls", True, "called"),
+    ],
+)
+def test_what_became_of_tools(reason: str, offered: bool, use: str) -> None:  # noqa: FBT001
+    series = Series()
+    series.answered(Usage(7, 3, reason), tools=offered)
+    assert series.tools == {use: 1}
+
+
+CACHED = [(0, "none"), (1, "quarter"), (25, "quarter"), (26, "half"), (75, "most"), (99, "all"), (100, "all")]
+
+
+@pytest.mark.parametrize(("cached", "share"), CACHED)
+def test_how_much_of_a_prompt_was_cached(cached: int, share: str) -> None:
+    """vLLM's usage, with --enable-prompt-tokens-details."""
+    details = b'"usage":{"prompt_tokens":100,"total_tokens":103,"completion_tokens":3,'
+    details += b'"prompt_tokens_details":{"audio_tokens":null,"cached_tokens":%d}}' % cached
+    series = Series()
+    series.answered(usage(b'"finish_reason":"stop"}],' + details, None, complete=True), tools=False)
+    assert series.prefix_hits == {share: 1}
+    page = Metrics()
+    page.series["team-a", "support", "", ""] = series
+    labels = f'{{namespace="team-a",model="support",adapter="",tenant="",share="{share}"}}'
+    assert f"llmops_gateway_prefix_hit_total{labels} 1\n" in page.text([])
+
+
+def test_an_engine_that_says_nothing_of_its_cache_is_not_counted() -> None:
+    silent = b'"usage":{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":null}'
+    series = Series()
+    series.answered(usage(silent, None, complete=True), tools=False)
+    assert series.prefix_hits == {}

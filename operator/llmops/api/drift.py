@@ -19,13 +19,18 @@ Signal = Literal[
     "PromptTokens",
     "CompletionTokens",
     "FinishReason",
+    "MaxTokens",
+    "ErrorClass",
+    "ToolCall",
+    "PrefixHit",
     "EmptyAnswer",
     "Refusal",
     "Repetition",
     "JSONValidity",
     "Language",
 ]
-SIGNALS: tuple[Signal, ...] = ("PromptTokens", "CompletionTokens", "FinishReason")  # those that need no text
+SIGNALS: tuple[Signal, ...] = ("PromptTokens", "CompletionTokens", "FinishReason")  # those watched by default
+INPUTS: frozenset[Signal] = frozenset({"PromptTokens", "MaxTokens"})  # what clients decide; all others are answers'
 TEXT_SIGNALS: frozenset[Signal] = frozenset({"EmptyAnswer", "Refusal", "Repetition", "JSONValidity", "Language"})
 Window = Literal["1m", "5m", "15m", "30m", "1h", "2h", "6h", "12h", "1d"]
 Action = Literal["Alert", "FreezePromotion", "StartFineTune"]
@@ -69,6 +74,10 @@ SERIES: dict[Signal, Series] = {
     "PromptTokens": Series("llmops_gateway_prompt_tokens_bucket", "le"),
     "CompletionTokens": Series("llmops_gateway_completion_tokens_bucket", "le"),
     "FinishReason": Series("llmops_gateway_finish_reason_total", "reason"),
+    "MaxTokens": Series("llmops_gateway_max_tokens_bucket", "le"),
+    "ErrorClass": Series("llmops_gateway_requests_total", "code"),
+    "ToolCall": Series("llmops_gateway_tool_use_total", "use"),
+    "PrefixHit": Series("llmops_gateway_prefix_hit_total", "share"),
     "EmptyAnswer": _text("empty"),
     "Refusal": _text("refusal"),
     "Repetition": _text("repetition"),
@@ -167,7 +176,7 @@ class DriftSpec(SpecModel):
 
     signals: Annotated[
         list[Signal],
-        Field(min_length=1, max_length=8),
+        Field(min_length=1, max_length=12),
         Rule(
             cel="self.all(one, self.exists_one(other, other == one))",
             holds=lambda signals: len(set(signals)) == len(signals),
@@ -175,8 +184,10 @@ class DriftSpec(SpecModel):
         ),
     ] | None = Field(
         default=None,
-        description="Which distributions are watched. EmptyAnswer, Refusal, Repetition, JSONValidity and Language look "
-        "at text and need gateway.textSample. Default: those that look at none. Example: [PromptTokens].",
+        description="Which distributions are watched. MaxTokens: what requests allow. ErrorClass: status codes. "
+        "ToolCall: tools offered and called. PrefixHit: prompt tokens from the engine's cache. EmptyAnswer, Refusal, "
+        "Repetition, JSONValidity and Language look at text and need gateway.textSample. "
+        "Default: PromptTokens, CompletionTokens, FinishReason. Example: [PromptTokens].",
     )  # fmt: skip
     baseline: BaselineSpec = Field(default=BaselineSpec(), description="What they are compared with.")
     window: Window = Field(
@@ -189,7 +200,7 @@ class DriftSpec(SpecModel):
         description="How long a signal must lie over its bar to drift, and under it to be well again. Default: 900.",
     )
     thresholds: Annotated[list[ThresholdSpec], MapByKey("signal")] = Field(
-        default=[], max_length=8, description="Bars in place of learned ones. Try them with `llmops drift replay`."
+        default=[], max_length=12, description="Bars in place of learned ones. Try them with `llmops drift replay`."
     )
     actions: Annotated[list[ActionSpec], MapByKey("type")] = Field(
         default=[], max_length=3, description="What follows when drift begins, beside condition and alert."

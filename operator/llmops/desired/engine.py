@@ -168,6 +168,7 @@ def arguments(llm: LLMDeployment, chosen: Profile, model_path: str, *, traces: s
         **({"pipeline-parallel-size": str(engine.pipeline_parallel)} if engine.pipeline_parallel > 1 else {}),
         **engine.args,
         **(adapters.arguments(room) if (room := adapters.room(llm)) else {}),
+        **({"enable-prompt-tokens-details": ""} if llm.spec.drift and "PrefixHit" in llm.spec.drift.watches else {}),
         **({"otlp-traces-endpoint": f"{traces}/v1/traces"} if traces else {}),
         "model": model_path,
         "served-model-name": served_name(llm),

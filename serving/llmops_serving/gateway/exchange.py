@@ -34,7 +34,7 @@ class Exchange:
     __slots__ = (
         "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_keep_alive",
         "_lane", "_last_at", "_next_comment", "_relay", "_request", "_series", "_started", "_stream", "_tail", "_text",
-        "_trace", "_tried", "_waits_until", "adapter", "prefix",
+        "_tools", "_trace", "_tried", "_waits_until", "adapter", "prefix",
     )  # fmt: skip
 
     def __init__(
@@ -52,9 +52,11 @@ class Exchange:
         prefix: Prefix | None = None,
         grant: Grant | None = None,
         trace: Trace | None = None,
+        tools: bool = False,
     ) -> None:
         """`request` is the whole message for the engine."""
         self._trace = trace
+        self._tools = tools
         self.adapter = adapter
         self.prefix = prefix
         self._grant = grant
@@ -299,8 +301,7 @@ class Exchange:
         if seen.completion is not None:
             series.completion_tokens.observe(seen.completion)
             load.completion_tokens += seen.completion
-        if seen.finish_reason is not None:
-            series.reasons[seen.finish_reason] = series.reasons.get(seen.finish_reason, 0) + 1
+        series.answered(seen, tools=self._tools)
         if seen.completion is None:
             return None
         return seen.completion + (seen.prompt if seen.prompt is not None else sum(map(len, self._request)) // 4)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 from llmops import names
+from llmops_serving.gateway.usage import Usage
 
 DURATION_BUCKETS: Final[tuple[float, ...]] = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
@@ -47,8 +48,8 @@ class Series:
     """Everything counted for one model, adapter and tenant."""
 
     __slots__ = (
-        "codes", "completion_tokens", "cut", "duration", "first_byte", "gap", "prompt_tokens", "reasons", "retries",
-        "text",
+        "codes", "completion_tokens", "cut", "duration", "first_byte", "gap", "max_tokens", "prefix_hits",
+        "prompt_tokens", "reasons", "retries", "text", "tools",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -56,6 +57,8 @@ class Series:
         self.codes: dict[int, int] = {}
         self.reasons: dict[str, int] = {}
         self.text: dict[tuple[str, str], int] = {}  # by signal and value
+        self.tools: dict[str, int] = {}
+        self.prefix_hits: dict[str, int] = {}
         self.retries = 0
         self.cut = 0
         self.duration = Histogram(DURATION_BUCKETS)
@@ -63,11 +66,34 @@ class Series:
         self.gap = Histogram(TOKEN_GAP_BUCKETS)
         self.prompt_tokens = Histogram(names.TOKEN_BUCKETS)
         self.completion_tokens = Histogram(names.TOKEN_BUCKETS)
+        self.max_tokens = Histogram(names.LIMIT_BUCKETS)
 
     def ended(self, code: int, seconds: float) -> None:
         """Count one finished request."""
         self.codes[code] = self.codes.get(code, 0) + 1
         self.duration.observe(seconds)
+
+    def asked(self, document: dict[str, Any]) -> bool:
+        """Count what a request allows; returns whether it offers tools."""
+        for field in _LIMITS:
+            limit = document.get(field)
+            if type(limit) is int:
+                self.max_tokens.observe(limit)
+                break
+        else:
+            self.max_tokens.counts[-1] += 1  # no limit is above every other one, and would make the sum infinite
+        return bool(document.get("tools"))
+
+    def answered(self, seen: Usage, *, tools: bool) -> None:
+        """Count what an answer's end says."""
+        reason = seen.finish_reason
+        if reason is not None:
+            self.reasons[reason] = self.reasons.get(reason, 0) + 1
+            use = "called" if reason == "tool_calls" else "offered" if tools else "none"
+            self.tools[use] = self.tools.get(use, 0) + 1
+        if seen.cached is not None and seen.prompt:
+            share = _SHARES[min(4, -(-4 * seen.cached // seen.prompt))]
+            self.prefix_hits[share] = self.prefix_hits.get(share, 0) + 1
 
     def looked_at(self, signals: dict[str, str]) -> None:
         """Count what a sampled answer was like."""
@@ -75,6 +101,9 @@ class Series:
             self.text[signal] = self.text.get(signal, 0) + 1
 
 
+# In the order in which engines look for them.
+_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_SHARES: Final = ("none", "quarter", "half", "most", "all")  # of a prompt, each up to a quarter more
 PREFIX: Final = "llmops_gateway_"
 _HISTOGRAMS: Final = {
     "request_duration_seconds": ("duration", "From a request's last byte to its answer's last byte."),
@@ -85,6 +114,7 @@ _HISTOGRAMS: Final = {
         "completion_tokens",
         "Completion tokens per request: the engine's usage, or the streamed events where the client asked for none.",
     ),
+    "max_tokens": ("max_tokens", "Completion tokens a request allows; one without a limit is above every bound."),
 }
 
 
@@ -133,15 +163,21 @@ class Metrics:
                 yield f"{PREFIX}{name}{{{labels}}} {value}" if labels else f"{PREFIX}{name} {value}"
 
 
+# What is counted by one label more: name, what it means, the attribute, the label.
+_BY_LABEL: Final = (
+    ("requests_total", "Requests by the status code of their answer.", "codes", "code"),
+    ("finish_reason_total", "Answers by the engine's finish reason.", "reasons", "reason"),
+    ("tool_use_total", "Answers by whether tools were offered, and called.", "tools", "use"),
+    ("prefix_hit_total", "Answers by how much of the prompt the engine's cache had.", "prefix_hits", "share"),
+)
+
+
 def _counters(rendered: Sequence[tuple[str, Series]]) -> Iterator[str]:
-    yield from _header("requests_total", "counter", "Requests by the status code of their answer.")
-    for labels, series in rendered:
-        for code, count in series.codes.items():
-            yield f'{PREFIX}requests_total{{{labels},code="{code}"}} {count}'
-    yield from _header("finish_reason_total", "counter", "Answers by the engine's finish reason.")
-    for labels, series in rendered:
-        for reason, count in series.reasons.items():
-            yield f'{PREFIX}finish_reason_total{{{labels},reason="{escaped(reason)}"}} {count}'
+    for name, text, attribute, label in _BY_LABEL:
+        yield from _header(name, "counter", text)
+        for labels, series in rendered:
+            for value, count in getattr(series, attribute).items():
+                yield f'{PREFIX}{name}{{{labels},{label}="{escaped(str(value))}"}} {count}'
     yield from _header("text_total", "counter", "Sampled answers by what their text was like.")
     for labels, series in rendered:
         for (signal, value), count in series.text.items():

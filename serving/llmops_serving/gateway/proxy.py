@@ -274,11 +274,12 @@ class ClientConnection:
                 trace.namespace, trace.model = lane.model.namespace, lane.model.name
                 trace.adapter, trace.tenant, trace.stream = target.adapter, tenant, seen.stream
         affine = lane.model.prefix_affinity and admitted.path in route.CACHED_PATHS and len(lane.pods) != 1
+        series = gateway.metrics.of((lane.model.namespace, lane.model.name, target.adapter, tenant))
         exchange = self._exchange = Exchange(
             gateway,
             self,
             lane,
-            gateway.metrics.of((lane.model.namespace, lane.model.name, target.adapter, tenant)),
+            series,
             _engine_request(head, body, head.traceparent if trace is None else trace.traceparent),
             stream=seen.stream,
             minor=head.minor,
@@ -287,6 +288,7 @@ class ClientConnection:
             prefix=prefix_of(seen.document, target.adapter) if affine and seen.document else None,
             grant=grant,
             trace=trace,
+            tools=series.asked(seen.document) if seen.document is not None else False,
         )
         gateway.started(exchange)
         exchange.begin()

@@ -16,6 +16,7 @@ _USUAL: Final = re.compile(
 )
 _PROMPT: Final = (b'"prompt_tokens"', b'"input_tokens"')
 _COMPLETION: Final = (b'"completion_tokens"', b'"output_tokens"')
+_CACHED: Final = (b'"cached_tokens"', b'"cache_read_input_tokens"')
 _NUMBER: Final = re.compile(rb"\s*:\s*(\d{1,9})")
 _REASON: Final = re.compile(rb'\s*:\s*"([a-z_]{1,32})"')
 _REASON_FIELD: Final = b'finish_reason"'
@@ -24,9 +25,13 @@ _REASON_FIELD: Final = b'finish_reason"'
 class Usage:
     """Tokens of one answer; None where nobody knows."""
 
-    __slots__ = ("completion", "finish_reason", "prompt")
+    __slots__ = ("cached", "completion", "finish_reason", "prompt")
 
-    def __init__(self, prompt: int | None, completion: int | None, finish_reason: str | None) -> None:
+    def __init__(
+        self, prompt: int | None, completion: int | None, finish_reason: str | None, cached: int | None = None
+    ) -> None:
+        """`cached` prompt tokens came from the engine's cache; engines say so only when told to."""
+        self.cached = cached
         self.prompt = prompt
         self.completion = completion
         self.finish_reason = finish_reason
@@ -44,10 +49,10 @@ def usage(tail: bytes, events: int | None, *, complete: bool) -> Usage:
     at = tail.rfind(b'"usage"')
     if at >= 0:
         if usual := _USUAL.match(tail, at):
-            return Usage(int(usual[1]), int(usual[2]), reason)
+            return Usage(int(usual[1]), int(usual[2]), reason, _number(tail, usual.end(), _CACHED))
         prompt, completion = _number(tail, at, _PROMPT), _number(tail, at, _COMPLETION)
         if prompt is not None or completion is not None:
-            return Usage(prompt, completion or 0, reason)
+            return Usage(prompt, completion or 0, reason, _number(tail, at, _CACHED))
     if events is None:
         return Usage(None, None, reason)
     return Usage(None, max(0, events - (2 if complete else 1)), reason)

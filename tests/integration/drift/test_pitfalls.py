@@ -6,14 +6,18 @@ import math
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmops.desired.alerts import rule_file
 from llmops.desired.drift_rules import drift_groups
-from llmops.judge.drift.threshold import against
+from llmops.judge.drift.baseline import Categories, Histogram
+from llmops.judge.drift.threshold import against, frozen
+from tests.integration.drift.conftest import program
 from tests.integration.drift.scenarios import (
+    AT,
     EDGES,
     LONGER,
     USUAL,
@@ -30,6 +34,7 @@ RULES = rule_file(drift_groups(WATCHED, [PROMPTS, REASON], window="1h"))
 # Written twice, the four-minute group races with itself: promtool calls that a failure, a server drops the later one.
 SAME_RULES = rule_file(drift_groups(WATCHED, [PROMPTS, REASON], window="1h")[:1])
 OTHER_RULES = rule_file(drift_groups(WATCHED, learned("model@2"), window="1h"))
+ROOT = Path(__file__).parents[3]
 Run = Callable[[dict[str, Any], dict[str, str]], str]
 
 COARSE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -151,6 +156,44 @@ def test_alerts(case: Case, run_test: Run) -> None:
     assert run_test(unit_test(case.files, case.gateways, promql_expr_test=[check]), files) == ""
 
 
+def limits(*, unlimited: float, code: float) -> list[dict[str, str]]:
+    """A minute's requests: all allow 512 tokens but those without a limit, and so many end with 429."""
+    own = 'namespace="team-a",model="support",adapter="",tenant=""'
+    upto = {"256": 0.0, "512": 20 - unlimited, "1024": 20 - unlimited, "+Inf": 20.0}
+    rates = {f'llmops_gateway_max_tokens_bucket{{{own},le="{le}"}}': rate for le, rate in upto.items()}
+    rates |= {
+        f'llmops_gateway_requests_total{{{own},code="{status}"}}': rate
+        for status, rate in (("200", 20 - code), ("429", code))
+    }
+    rates |= {f"llmops_gateway_connections{{{own}}}": 0.0}
+    return [{"series": series, "values": f"0+{rate!r}x210"} for series, rate in rates.items()]
+
+
+@pytest.mark.parametrize(
+    ("unlimited", "code", "firing"),
+    [(10, 1, []), (19, 1, ["MaxTokens"]), (10, 8, ["ErrorClass"]), (1, 12, ["ErrorClass", "MaxTokens"])],
+)
+def test_limits_and_errors_drift_too(unlimited: float, code: float, firing: list[str], run_test: Run) -> None:
+    hour = Histogram((256, 512, 1024), (0, 600, 0, 600))
+    codes = Categories({"200": 1140.0, "429": 60.0})
+    baselines = [
+        frozen("MaxTokens", [hour] * 10, key="k", signals=2, at=AT),
+        frozen("ErrorClass", [codes] * 10, key="k", signals=2, at=AT),
+    ]
+    rules = rule_file(drift_groups(WATCHED, baselines, window="1h"))
+    fired = 'count by (signal) (ALERTS{alertstate="firing"})'
+    wanted = [{"labels": f'{{signal="{signal}"}}', "value": 1} for signal in firing]
+    check = {"expr": fired, "eval_time": "200m", "exp_samples": wanted}
+    test = {
+        "rule_files": ["own.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {"interval": "1m", "input_series": limits(unlimited=unlimited, code=code), "promql_expr_test": [check]}
+        ],
+    }
+    assert run_test(test, {"own.yaml": rules}) == ""
+
+
 def labels(alert: str, signal: str, cause: str) -> str:
     given = {"alertname": alert, "signal": signal, "cause": cause}
     return "{" + ",".join(f'{key}="{text}"' for key, text in given.items() if text) + "}"
@@ -219,6 +262,13 @@ def test_the_alert_explains_itself(run_test: Run) -> None:
     }
     check = {"eval_time": "190m", "alertname": "LLMTrafficDrift", "exp_alerts": [alert]}
     assert run_test(unit_test(["own.yaml"], [gateway], alert_rule_test=[check]), {"own.yaml": RULES}) == ""
+
+
+def test_promtool_accepts_the_example_of_a_plain_prometheus() -> None:
+    """The newest one's: Debian builds its own without Kubernetes."""
+    example = ROOT / "manifests" / "examples" / "monitoring" / "prometheus.yaml"
+    checking = [program("promtool", "3"), "check", "config", "--syntax-only", example]
+    subprocess.run(checking, check=True, capture_output=True)
 
 
 def test_promtool_accepts_the_group(promtool: Any, tmp_path: Any) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from llmops.api.conditions import Reason
-from llmops.api.drift import TEXT_SIGNALS, DriftSpec, Signal
+from llmops.api.drift import INPUTS, SERIES, DriftSpec, Signal
 from llmops.api.drift_state import Doubt, Memory, Onset, State
 from llmops.judge.verdict import Verdict
 
-OUTPUTS: frozenset[Signal] = TEXT_SIGNALS | {"CompletionTokens", "FinishReason"}
+OUTPUTS: frozenset[Signal] = frozenset(SERIES) - INPUTS
 
 
 def condition(memories: Mapping[Signal, Memory], spec: DriftSpec, *, name: str) -> Verdict:

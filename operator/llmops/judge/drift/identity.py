@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmops import names
-from llmops.api.drift import SERIES, Signal
+from llmops.api.drift import INPUTS, SERIES, Signal
 from llmops.api.llm_deployment import LLMDeployment, ModelStatus
 from llmops.config import Config
 
@@ -36,4 +36,4 @@ def keys(llm: LLMDeployment, model: ModelStatus, config: Config) -> dict[Signal,
         [(adapter.name, adapter.digest) for adapter in llm.status.adapters],
     ]
     sent, answered = names.digest(requests), names.digest(answers)
-    return {signal: sent if signal == "PromptTokens" else answered for signal in SERIES}
+    return {signal: sent if signal in INPUTS else answered for signal in SERIES}
