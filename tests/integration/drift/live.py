@@ -46,14 +46,15 @@ class Request:
     reason: str
 
 
-def conversation(seed: int) -> list[Request]:
-    """The requests of the Azure 2023 conversation trace in another order: without the unrest that is in its own."""
+def conversation(seed: int | None) -> list[Request]:
+    """The requests of the Azure 2023 conversation trace; with a seed in another order, without its own unrest."""
     rows = list(DictReader((ROOT / "tests/data/azure-llm-2023-conv.csv").open()))
     found = [
         Request(int(row["ContextTokens"]), int(row["GeneratedTokens"]), "length" if index % 16 == 0 else "stop")
         for index, row in enumerate(rows)
     ]
-    random.Random(seed).shuffle(found)
+    if seed is not None:
+        random.Random(seed).shuffle(found)
     return found
 
 

@@ -7,11 +7,7 @@ requests come in another order here, so that quiet traffic is quiet; in its own,
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,115 +20,29 @@ from hack.images import venv
 from llmops.desired.backup_rules import backup_groups
 from llmops.desired.slo_rules import slo_groups
 from llmops_serving.jobs.finetune.metrics import SERIES as TRAINER
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane
 from tests.golden.test_alerts import TEXT
 from tests.integration import contract
-from tests.integration.conftest import free_port
 from tests.integration.drift.live import (
     MODEL,
     NAMESPACE,
     RULES_LABEL,
-    Load,
     Prometheus,
     completing,
     conversation,
-    gateway,
-    prometheus,
-    recorded,
-    sidecar,
     until,
 )
+from tests.integration.drift.watched import RUNBOOKS, Rig, rigged
 from tests.integration.scraping import Scraper, all_answered, questions
 
 Json = dict[str, Any]
 PER_SECOND = 15
 LESSON_SECONDS = 14 * 60
-RUNBOOKS = "https://wiki.example.com/runbooks"
-
-
-@dataclass
-class Rig:
-    plane: ProxiedPlane
-    load: Load
-    servers: list[Prometheus]
-    home: Path
-    scraped: str
-
-    def operate(self, name: str) -> None:
-        """Start an operator; it asks the first Prometheus."""
-        settings = {"prometheus": {"url": self.servers[0].url}, "runbooks": RUNBOOKS}
-        self.operator = Operator(self.plane, self.home, name=name, port=free_port(), settings=settings)
-
-    def stop(self) -> None:
-        """End the operator."""
-        self.operator.stop()
-
-    def live(self, kind: str, name: str) -> Json:
-        found: Json = json.loads(self.plane.kubectl("get", kind, name, "-n", NAMESPACE, "-o", "json"))
-        return found
-
-    def drifted(self) -> Json:
-        conditions = self.live("llmdeployment", MODEL).get("status", {}).get("conditions", [])
-        return next((dict(each) for each in conditions if each["type"] == "Drifted"), {})
-
-    def until(self, reason: str) -> Json:
-        found: Json = until(
-            lambda: each if (each := self.drifted()).get("reason") == reason else None, f"Drifted with reason {reason}"
-        )
-        return found
-
-    def apply(self, manifest: Json) -> None:
-        self.plane.kubectl("apply", "--server-side", "--field-manager=user", "-f", "-", stdin=json.dumps(manifest))
-
-
-def deployment(since: float) -> Json:
-    drift = {
-        "baseline": {"since": f"{datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%SZ}", "minDays": 0},
-        "window": "1m",
-        "persistenceSeconds": 3,
-        "actions": [{"type": "StartFineTune", "fineTuneJob": "tickets"}],
-    }
-    spec = {"model": {"source": "oci://models/tiny:1"}, "replicas": 1, "drift": drift}
-    meta = {"name": MODEL, "namespace": NAMESPACE}
-    return {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": meta, "spec": spec}
-
-
-JOB = {
-    "apiVersion": "llmops.dev/v1alpha1",
-    "kind": "FineTuneJob",
-    "metadata": {"name": "tickets", "namespace": NAMESPACE},
-    "spec": {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "s3://bucket/t.jsonl"}, "suspend": True},
-}
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    load = Load()
-    with ExitStack() as stack:
-        stack.callback(load.stop)
-        plane = stack.enter_context(audited_plane(tmp_path))
-        clients, scraped = stack.enter_context(gateway(tmp_path, load.address))
-        stack.enter_context(load.sending(clients))
-        past = conversation(1)[: PER_SECOND * LESSON_SECONDS]
-        end = time.time()
-        servers = [
-            stack.enter_context(
-                prometheus(
-                    tmp_path / f"prometheus-{version}",
-                    version,
-                    scraped,
-                    recorded(past, per_second=PER_SECOND, every=2, end=end),
-                )
-            )
-            for version in ("3", "2")
-        ]
-        stack.enter_context(sidecar(plane, servers))
-        built = Rig(plane, load, servers, tmp_path, scraped)
-        built.operate("operator-0")
-        stack.callback(built.stop)
-        plane.kubectl("create", "namespace", NAMESPACE)
-        built.apply(JOB)
-        built.apply(deployment(end - LESSON_SECONDS))
+    past = conversation(1)[: PER_SECOND * LESSON_SECONDS]
+    with rigged(tmp_path, past, per_second=PER_SECOND) as built:
         yield built
 
 
