@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -67,7 +68,14 @@ class HubFiles:
     def __init__(self, *, endpoint: str | None = None, token: str | None = None, proxy: str = "") -> None:
         self._endpoint = (endpoint or DEFAULT_ENDPOINT).rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = http.client(proxy) if proxy else httpx.Client(follow_redirects=True, timeout=http.TIMEOUT)
+        self._proxy = proxy
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        """Made for the first pointer: reading the certificates takes longer than restoring an adapter."""
+        if self._proxy:
+            return http.client(self._proxy)
+        return httpx.Client(follow_redirects=True, timeout=http.TIMEOUT)
 
     def __call__(self, file: FileEntry, at: Path) -> None:
         """Write the file to `at`.
