@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 
 from llmops.judge.retention import Policy
 from llmops_serving.jobs.repository.collect import collect
-from llmops_serving.jobs.repository.errors import RepositoryError
+from llmops_serving.jobs.repository.errors import Expired, RepositoryError
 from llmops_serving.jobs.repository.format import PointRef, point_id
 from llmops_serving.jobs.repository.read import restore
 from llmops_serving.jobs.repository.repository import Repository
@@ -89,7 +89,13 @@ def _with_environment(environment: dict[str, str], work: Callable[..., None], *a
 
 
 def run_backup(url: str, ref: PointRef, model: Path, cache: Path) -> None:
-    backup(_opened(url), {"": model}, ref=ref, cache_folder=cache)
+    while True:
+        try:
+            backup(_opened(url), {"": model}, ref=ref, cache_folder=cache)
+        except Expired:
+            continue  # on a machine with this much to do the grace period is short: its Job tries again
+        else:
+            return
 
 
 def run_restore(url: str, ref: PointRef | None, out: Path) -> None:

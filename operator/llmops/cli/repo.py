@@ -19,7 +19,7 @@ from llmops.judge.retention import Policy
 from llmops_serving.jobs.repository.collect import collect, drop, hold
 from llmops_serving.jobs.repository.errors import KeyWrong, RepositoryError
 from llmops_serving.jobs.repository.format import ADAPTERS, Manifest
-from llmops_serving.jobs.repository.pointer import HubFiles
+from llmops_serving.jobs.repository.hub_files import HubFiles
 from llmops_serving.jobs.repository.read import restore
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.target import Target

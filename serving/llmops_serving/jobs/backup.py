@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmops_serving.jobs.repository import job
 from llmops_serving.jobs.repository.errors import Unsafe
 from llmops_serving.jobs.repository.format import ADAPTERS, PointRef, parsed_ref, point_id
-from llmops_serving.jobs.repository.lock import Retention, lock_records, relocked
 from llmops_serving.jobs.repository.pointer import PointerMode, pointers
+from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.write import Backup, backup
 from llmops_serving.jobs.weights.marker import Marker
 from llmops_serving.jobs.weights.names import MARKER
@@ -51,7 +52,7 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
     roots = _roots(options.roots)
     mode = PointerMode(options.weights)
     kept_as_url = pointers(mode, roots, options.source, options.revision, trained_here=options.trained_here)
-    retention = Retention(options.lock_mode, options.lock_days) if options.lock_mode else None
+    locks = _Locks(repository, options) if options.lock_mode else None
     marker = _marker(roots.get(""))
     done: Backup = backup(
         repository,
@@ -66,12 +67,27 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
         # What a restore has put beside the model are adapters, and each that is still served is a root of its own.
         without=[roots[""] / ADAPTERS] if marker and marker.source.startswith("backup://") else [],
         threads=options.threads,
-        lock=relocked(repository, retention, os.environ) if retention else None,
+        lock=locks.before if locks else None,
         progress=job.logged_progress(),
     )
-    if retention:
-        lock_records(repository, repository.manifest(ref), retention, os.environ)
+    if locks:
+        locks.after(ref)
     return job.complete(f"{done.files} files, {done.bytes:,} bytes, {done.new_bytes:,} new, as {ref.source}", done)
+
+
+class _Locks:
+    """Object Lock of a point: what it needs before it is committed, and its records after."""
+
+    def __init__(self, repository: Repository, options: argparse.Namespace) -> None:
+        from llmops_serving.jobs.repository import lock  # noqa: PLC0415 - its client is a third of a job's start
+
+        retention = lock.Retention(options.lock_mode, options.lock_days)
+        self.before = lock.relocked(repository, retention, os.environ)
+        self._records = partial(lock.lock_records, retention=retention, environment=os.environ)
+        self._repository = repository
+
+    def after(self, ref: PointRef) -> None:
+        self._records(self._repository, self._repository.manifest(ref))
 
 
 def _due(scheduled_by: str) -> datetime:

@@ -6,14 +6,14 @@ import argparse
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from llmops_serving.jobs.adapters.store import FILES
 from llmops_serving.jobs.repository import job
 from llmops_serving.jobs.repository.errors import PointNotFound
-from llmops_serving.jobs.repository.format import ADAPTERS, POINT, Manifest, PointRef, parsed_ref
-from llmops_serving.jobs.repository.pointer import HubFiles
-from llmops_serving.jobs.repository.read import restore
+from llmops_serving.jobs.repository.format import ADAPTERS, POINT, FileEntry, Manifest, PointRef, parsed_ref
+from llmops_serving.jobs.repository.read import Fetch, restore
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.weights import content
 from llmops_serving.jobs.weights.marker import Landed, Marker, completed, total_digest
@@ -54,9 +54,20 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
     return _complete(marker_of(repository.manifest(ref), options.point))
 
 
-def hub_files(options: argparse.Namespace) -> HubFiles:
+def hub_files(options: argparse.Namespace) -> Fetch:
     """What fetches files that were kept as pointers, by the job's one way out."""
-    return HubFiles(endpoint=options.hub_endpoint, token=os.environ.get("HF_TOKEN"), proxy=options.egress.url)
+
+    @cache
+    def hub() -> Fetch:
+        # A third of a job's start, which is all of it for an adapter; few points have pointers.
+        from llmops_serving.jobs.repository.hub_files import HubFiles  # noqa: PLC0415
+
+        return HubFiles(endpoint=options.hub_endpoint, token=os.environ.get("HF_TOKEN"), proxy=options.egress.url)
+
+    def fetch(file: FileEntry, at: Path) -> None:
+        hub()(file, at)
+
+    return fetch
 
 
 def checked(staging: Path, manifest: Manifest) -> None:
