@@ -220,7 +220,7 @@ def damage(folder: Path, count: int, *, seed: int) -> dict[str, Any]:
         served = _named_and_not_served(world, hurt)
         seen[f"{kind} of {victim.parts[0]}"] += 1
         seen["points restored right in spite of it"] += served
-        for name in (*hurt, "verify-state", "clock"):
+        for name in (*hurt, Path("verify-state"), Path("clock")):
             if (sound / name).exists():
                 shutil.copy2(sound / name, root / name)
         for extra in ("damaged", "verified"):
