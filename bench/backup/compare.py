@@ -88,6 +88,7 @@ def compare(models: list[Path], scratch: Path, *, repeats: int) -> dict[str, obj
         first["ours"].append(job("backup", scratch, "--name", "base", "--cache", str(scratch / "cache"), str(big)))
         restic(scratch, "init", "--repository-version", "2")
         first["restic"].append(restic(scratch, "backup", ".", cwd=big))
+        _forget(scratch)
         back["ours"].append(job("restore", scratch, "base", str(scratch / "out" / "ours")))
         back["restic"].append(restic(scratch, "restore", "latest", "--target", str(scratch / "out" / "restic")))
         for tool in ("ours", "restic"):
@@ -133,6 +134,15 @@ def compare(models: list[Path], scratch: Path, *, repeats: int) -> dict[str, obj
         "unchanged_seconds": {"process": round(unchanged.seconds, 2), "work": round(facts["seconds"], 3)},
         "peak_mb": round(max(run.peak_mb for run in runs)),
     }
+
+
+def _forget(scratch: Path) -> None:
+    """Out of the page cache with both repositories: who restores has not just backed up."""
+    os.sync()
+    for at in scratch.rglob("*"):
+        if at.is_file():
+            with at.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _fresh(scratch: Path) -> None:

@@ -1,7 +1,8 @@
-"""Writing past the page cache: weights are written once and are larger than memory.
+"""Past the page cache: weights are written once, read once, and are larger than memory.
 
-Through the cache every page is found, zeroed and copied, which on a busy machine costs more than hashing it, and fsync
-then waits for all of it at the end. File systems that cannot do it (tmpfs, some network ones) take the bytes as usual.
+Through the cache every page is found, zeroed and copied, which on a busy machine costs more than hashing it; fsync then
+waits for all of it at the end, and what others on the node had cached is gone. File systems that cannot do it (tmpfs,
+some network ones) are read and written as usual.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import fcntl
 import mmap
 import os
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT: Final = 4096  # of memory, length and offset: what every disk's logical block divides
+CACHED_BYTES: Final = 64 << 10  # smaller files are read through the cache: what is near them is wanted next
 BLOCK_BYTES: Final = 4 << 20
 BLOCKS: Final = 4
 
@@ -29,6 +33,34 @@ def memory(size: int) -> Memory:
     made = mmap.mmap(-1, _ceiling(max(size, 1)))
     made.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(made, np.uint8)
+
+
+def read(at: Path, into: Callable[[int], memoryview]) -> memoryview:
+    """The whole file, in `into(bytes)`, which begins at a page."""
+    descriptor = os.open(at, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        view = into(_ceiling(size))
+        got = _read_past_cache(descriptor, view) if size >= CACHED_BYTES else 0
+        while got < size and (count := os.preadv(descriptor, [view[got:size]], got)):
+            got += count
+        return view[:got]
+    finally:
+        os.close(descriptor)
+
+
+def _read_past_cache(descriptor: int, view: memoryview) -> int:
+    """How much of the file was read that way, in one go: all, or nothing."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        return os.preadv(descriptor, [view], 0)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        return 0
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
 
 
 def write(descriptor: int, data: memoryview, start: int) -> None:

@@ -158,7 +158,7 @@ class Target:
             return memoryview(obstore.get(self._store, name).bytes())
 
     def get_into(self, name: str, memory: Callable[[int], memoryview]) -> memoryview:
-        """The whole object, in `memory(bytes)` where it is read from a disk: fresh memory costs more than reading.
+        """The whole object, in `memory(bytes)`, which begins at a page, where it is read from a disk.
 
         Raises:
             Missing: it is not there.
@@ -166,16 +166,7 @@ class Target:
         if self.root is None:
             return self.get(name)
         with _sorted(name):
-            descriptor = os.open(self.root / name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                size = os.fstat(descriptor).st_size
-                view = memory(size)
-                got = 0
-                while got < size and (count := os.preadv(descriptor, [view[got:]], got)):
-                    got += count
-                return view[:got]
-            finally:
-                os.close(descriptor)
+            return direct.read(self.root / name, memory)
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Every object below the folder `prefix`, in no order."""
