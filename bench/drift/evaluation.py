@@ -9,13 +9,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from llmops import names
-from llmops.api.drift import FrozenBaseline, Signal, Watched
+from llmops.api.drift import SIGNALS, FrozenBaseline, Signal, Watched
 from llmops.desired.alerts import rule_file
 from llmops.desired.drift_rules import drift_groups
 from llmops.judge.drift.baseline import Categories, Distribution, counted
@@ -27,12 +28,13 @@ BUDGET_MS, MOST_SERIES = 5.0, 300
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """One row per version of Prometheus."""
+    """One row per version of Prometheus and set of signals: those of the default, and all that look at no text."""
     requests = conversation(1)[: PER_SECOND * SECONDS]
     watched = Watched(namespace=NAMESPACE, model=MODEL)
-    groups = drift_groups(watched, list(baselines(requests)), window="1h")
-    rules = rule_file([each | {"interval": "1s"} for each in groups])
-    for version in ("3", "2"):
+    known = list(baselines(requests))
+    for version, frozen_ones in product(("3", "2"), (known[: len(SIGNALS)], known)):
+        groups = drift_groups(watched, frozen_ones, window="1h")
+        rules = rule_file([each | {"interval": "1s"} for each in groups])
         past = recorded(requests, per_second=PER_SECOND, every=15, end=time.time())
         with (
             tempfile.TemporaryDirectory() as home,
@@ -41,19 +43,28 @@ def rows() -> Iterator[dict[str, Any]]:
             server.take({"drift.yaml": rules})
             milliseconds = best(server.url)
             [total] = server.query('count({__name__=~"llmops:drift_.+"})')
-        yield {"prometheus": version, "evaluation_ms": milliseconds, "series": int(total["value"][1])}
+        yield {
+            "prometheus": version,
+            "signals": len(frozen_ones),
+            "evaluation_ms": milliseconds,
+            "series": int(total["value"][1]),
+        }
 
 
 def baselines(requests: list[Request]) -> Iterator[FrozenBaseline]:
-    """All three signals."""
+    """All signals that look at no text: four more than are watched by default, of which the trace tells nothing."""
     parts = [requests[at : at + WINDOW] for at in range(0, len(requests) - WINDOW + 1, WINDOW)]
     counts: dict[Signal, list[Distribution]] = {
         "PromptTokens": [counted([each.prompt for each in part], names.TOKEN_BUCKETS) for part in parts],
         "CompletionTokens": [counted([each.completion for each in part], names.TOKEN_BUCKETS) for part in parts],
         "FinishReason": [Categories({"stop": WINDOW * 15 / 16, "length": WINDOW / 16})] * len(parts),
+        "MaxTokens": [counted([64 << each.prompt % 6 for each in part], names.LIMIT_BUCKETS) for part in parts],
+        "ErrorClass": [Categories({"200": WINDOW * 10 / 11, "429": WINDOW / 11})] * len(parts),
+        "ToolCall": [Categories({"none": WINDOW / 3, "offered": WINDOW * 2 / 3})] * len(parts),
+        "PrefixHit": [Categories(dict.fromkeys(("none", "quarter", "half", "most", "all"), WINDOW / 5))] * len(parts),
     }
     for signal, windows in counts.items():
-        yield frozen(signal, windows, key="bench", signals=3, at=datetime(2026, 11, 20, tzinfo=UTC))
+        yield frozen(signal, windows, key="bench", signals=7, at=datetime(2026, 11, 20, tzinfo=UTC))
 
 
 def best(url: str) -> float:

@@ -23,7 +23,9 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
+from llmops.api.drift import SERIES
 from llmops_serving.gateway.metrics import Metrics
+from llmops_serving.gateway.usage import Usage
 from tests.apiserver.operating import eventually
 from tests.integration.conftest import free_port
 from tests.integration.drift.conftest import program
@@ -32,6 +34,7 @@ from tests.integration.gateway.engine import Engine, Seen
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "manifests" / "examples" / "monitoring"
 NAMESPACE, MODEL = "team-a", "support"
+LEARNED = tuple(each.metric for each in SERIES.values())
 RULES_LABEL = "llmops.dev/prometheus-rules=true"
 PATIENCE_SECONDS = 240  # what takes seconds on an idle machine
 Json = dict[str, Any]
@@ -79,12 +82,15 @@ def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: f
         for each in page:
             series.prompt_tokens.observe(each.prompt)
             series.completion_tokens.observe(each.completion)
-            series.reasons[each.reason] = series.reasons.get(each.reason, 0) + 1
-            series.ended(200, 0.1)
+            # What the trace does not tell is made up of what it tells, so that every signal has a distribution.
+            offered = series.asked({"max_tokens": 64 << each.prompt % 6, "tools": ["any"] * (each.prompt % 3)})
+            cached = each.prompt * (each.completion % 5) // 4
+            series.answered(Usage(each.prompt, each.completion, each.reason, cached), tools=offered)
+            series.ended(429 if each.prompt % 11 == 0 else 200, 0.1)
         at = end - (len(pages) - index) * every
         for line in metrics.text([]).splitlines():
             sample, _, value = line.rpartition(" ")
-            if sample.startswith(("llmops_gateway_prompt", "llmops_gateway_compl", "llmops_gateway_fin")):
+            if sample.startswith(LEARNED):
                 kept.setdefault(sample, []).append(f"{sample} {value} {at:.3f}\n")
     yield from itertools.chain.from_iterable(kept.values())
     yield "# EOF\n"

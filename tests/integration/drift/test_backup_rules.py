@@ -47,6 +47,11 @@ CASES: dict[str, tuple[dict[str, int], int, set[str]]] = {
 }
 
 
+def test_every_alert_fires_in_some_case() -> None:
+    known = {rule["alert"] for group in backup_groups() for rule in group["rules"]}
+    assert known == set().union(*(firing for _, _, firing in CASES.values()))
+
+
 @pytest.mark.parametrize(("series", "hours", "firing"), CASES.values(), ids=CASES)
 def test_alerts(
     series: dict[str, int],

@@ -31,14 +31,14 @@ def condition(kind: str, reason: str) -> list[dict[str, str]]:
     return [{"series": f"llmops_condition{{{labels}}}", "values": "1x120"}]
 
 
-def traffic(*, good: float, bad: float, fast: float, held: int) -> list[dict[str, str]]:
-    """Per minute: answers, errors, first tokens within 2.5 s; and requests held."""
+def traffic(*, good: float, bad: float, fast: float, held: int, smooth: float = 100) -> list[dict[str, str]]:
+    """Per minute: answers, errors, first tokens within 2.5 s, gaps within 0.2 s of an answer's 100; requests held."""
     whole = good + bad
     rates = {
         f'llmops_gateway_requests_total{{{OWN},code="200"}}': good,
         f'llmops_gateway_time_to_first_token_seconds_bucket{{{OWN},le="2.5"}}': fast,
         f"llmops_gateway_time_to_first_token_seconds_count{{{OWN}}}": whole,
-        f'llmops_gateway_inter_token_seconds_bucket{{{OWN},le="0.2"}}': 100 * whole,
+        f'llmops_gateway_inter_token_seconds_bucket{{{OWN},le="0.2"}}': smooth * whole,
         f"llmops_gateway_inter_token_seconds_count{{{OWN}}}": 100 * whole,
     } | ({f'llmops_gateway_requests_total{{{OWN},code="503"}}': bad} if bad else {})
     gauges = {f"llmops_gateway_held{{{OWN}}}": held, f"llmops_gateway_connections{{{OWN}}}": 1}
@@ -49,6 +49,7 @@ def traffic(*, good: float, bad: float, fast: float, held: int) -> list[dict[str
 
 
 BURN, SLOW, HELD, WAKE = "LLMErrorBudgetBurn", "LLMFirstTokenSlow", "LLMRequestsHeld", "LLMWakeUpFails"
+STUTTER = "LLMTokensSlow"
 WELL = traffic(good=100, bad=0, fast=100, held=0)
 CASES: dict[str, tuple[list[dict[str, str]], set[str]]] = {
     "all is well": (traffic(good=100, bad=0, fast=100, held=0), set()),
@@ -56,6 +57,8 @@ CASES: dict[str, tuple[list[dict[str, str]], set[str]]] = {
     "one answer in twenty fails": (traffic(good=95, bad=5, fast=100, held=0), {BURN}),
     "one of very few answers fails": (traffic(good=0.1, bad=0.05, fast=0.15, held=0), set()),
     "every first token is slow": (traffic(good=100, bad=0, fast=0, held=0), {SLOW}),
+    "one gap in two hundred is long": (traffic(good=100, bad=0, fast=100, held=0, smooth=99.5), set()),
+    "every gap is long": (traffic(good=100, bad=0, fast=100, held=0, smooth=0), {STUTTER}),
     "requests are held for long": (traffic(good=100, bad=0, fast=100, held=3), {HELD}),
     "held requests are given up": (traffic(good=95, bad=5, fast=100, held=3), {BURN, HELD, WAKE}),
     "no gateway is scraped": ([], {"LLMGatewayMissing"}),
@@ -83,6 +86,11 @@ def test_alerts(
         "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": [check]}],
     }
     assert run_test(test, {"slo.yaml": RULES}) == ""
+
+
+def test_every_alert_fires_in_some_case() -> None:
+    known = {rule["alert"] for group in slo_groups() for rule in group["rules"] if "alert" in rule}
+    assert known == set().union(*(firing for _, firing in CASES.values()))
 
 
 def test_promtool_accepts_the_groups(promtool: Path, tmp_path: Path) -> None:
