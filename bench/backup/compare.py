@@ -7,12 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster import tools
+from hack.images import venv
 from llmops_serving.jobs.weights.names import MARKER
 
 UNCHANGED_BYTES = 10_000_000_000
@@ -49,7 +49,13 @@ def size_of(folder: Path) -> int:
 
 def job(name: str, scratch: Path, *arguments: str) -> Run:
     common = ("--target", f"file://{scratch}/ours", "--termination-log", str(scratch / "termination-log"))
-    return timed(sys.executable, "-m", f"llmops_serving.jobs.{name}", *common, *arguments)
+    return timed(_python(), "-m", f"llmops_serving.jobs.{name}", *common, *arguments)
+
+
+@functools.cache
+def _python() -> str:
+    """One with what the jobs' image has, and nothing that slows its start."""
+    return str(venv.ensure("serving") / "bin" / "python")
 
 
 @functools.cache
