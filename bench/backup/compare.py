@@ -17,7 +17,9 @@ from llmops_serving.jobs.weights.names import MARKER
 
 UNCHANGED_BYTES = 10_000_000_000
 KEY = "benchmark-key-0123456789abcdef"
-ENVIRONMENT = {**os.environ, "LLMOPS_REPOSITORY_KEY": KEY, "RESTIC_PASSWORD": KEY, "PYTHONPATH": "operator:serving"}
+# An image's packages are compiled when it is built; here the first run does that.
+PYTHON = {"PYTHONPATH": "operator:serving", "PYTHONDONTWRITEBYTECODE": ""}
+ENVIRONMENT = {**os.environ, **PYTHON, "LLMOPS_REPOSITORY_KEY": KEY, "RESTIC_PASSWORD": KEY}
 ROOT = Path(__file__).parents[2]
 
 
