@@ -13,7 +13,7 @@ import yaml
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.model_backup import ModelBackup
 from llmops.config import Config
-from llmops.desired import backups, weights
+from llmops.desired import adapters, backups, weights
 from llmops.desired.adapters import Adapter
 from llmops.desired.backups import Points
 
@@ -88,6 +88,16 @@ CASES: dict[str, Callable[[], list[Json]]] = {
     "point-of-a-restored-model": lambda: one_point(
         {"source": "backup://support@2026-11-20T03:00:00Z"}, S3, Adapter("tickets", "sha256:1f0c", restored=True)
     ),
+    "adapter-of-a-restored-model-for-an-engine": lambda: [
+        adapters.loading(
+            deployment({"source": "backup://support@2026-11-20T03:00:00Z"}, S3),
+            CONFIG,
+            adapters.Engine(node="node-1", address="10.0.0.7", identity="uid/containerd://1"),
+            served="support",
+            tolerations=(),
+            adapters=[Adapter("tickets", "sha256:1f0c", restored=True)],
+        )
+    ],
     "restored": lambda: weights.objects(deployment({"source": "backup://support@2026-11-20T03:00:00Z"}, S3), CONFIG),
 }
 
