@@ -1,4 +1,4 @@
-"""`python -m bench.finetune [speed|kills|profile]`: figures beside transformers and TRL, and what kills cost."""
+"""`python -m bench.finetune [speed|kills|pods|profile]`: figures beside transformers and TRL, and what kills cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from bench.finetune import data, kills, speed
+from bench.finetune import data, kills, pods, speed
+from hack.demo.install import installed
 from hack.images import venv
 from hack.model import place
 from hack.model.__main__ import build
@@ -16,7 +17,7 @@ from hack.model.__main__ import build
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.finetune", description=__doc__)
-    parser.add_argument("verb", nargs="?", default="speed", choices=["speed", "kills", "profile"])
+    parser.add_argument("verb", nargs="?", default="speed", choices=["speed", "kills", "pods", "profile"])
     parser.add_argument("--model", type=Path, help="a model's directory (default: the small model)")
     parser.add_argument("--rows", type=int, default=192, help="rows of an epoch, of speed")
     parser.add_argument("--rounds", type=int, default=3)
@@ -24,6 +25,9 @@ def main() -> None:
     parser.add_argument("--killed", type=int, default=10, help="how often SIGKILL is sent")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    if options.verb == "pods":
+        print(json.dumps(pods.Cluster(installed(more=("trainer",))).figures(), indent=1))
+        return
     python = venv.ensure("trainer") / "bin" / "python"
     if options.model is None:
         build()

@@ -168,7 +168,7 @@ def _trl(spec: FineTuneJobSpec, options: argparse.Namespace, renderer: Renderer,
     )
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def _loss(model: Any, rows: Any) -> float:
     model.eval()
     nats = tokens = 0.0
