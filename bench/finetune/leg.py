@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     numbers = {
+        "bf16": str(torch.cuda.is_available() or not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)).lower(),
         "max_steps": options.steps,
         "learning_rate": "1e-3",
         "max_length": options.max_length,
@@ -87,6 +89,7 @@ def main() -> None:
         json.dumps(
             {
                 "leg": options.leg,
+                "bf16": trainer.args.bf16,
                 "wall_seconds": clock.wall,
                 "cpu_seconds": clock.cpu,
                 "tokens": trained,
@@ -155,7 +158,7 @@ def _trl(spec: FineTuneJobSpec, options: argparse.Namespace, renderer: Renderer,
         packing=True,
         max_length=options.max_length,
         per_device_train_batch_size=packed,
-        bf16=False,
+        bf16=settings.half(spec),  # as TRL does where it can
         gradient_checkpointing=False,
     )
     return SFTTrainer(

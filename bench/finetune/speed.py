@@ -105,6 +105,7 @@ def _run(python: Path, model: Path, scratch: Path, leg: str, *arguments: str) ->
 
 def _summary(results: list[Json]) -> Json:
     return {
+        "bf16": results[0]["bf16"],
         "tokens": results[0]["tokens"],
         "tokens_per_second": round(statistics.median(one["tokens"] / one["wall_seconds"] for one in results)),
         "tokens_per_cpu_second": round(statistics.median(one["tokens"] / one["cpu_seconds"] for one in results)),

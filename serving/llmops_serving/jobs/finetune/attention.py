@@ -5,6 +5,7 @@ transformers builds a mask of tokens x tokens for such a batch; with one call pe
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -51,13 +52,16 @@ def _attention(  # noqa: PLR0917 - transformers' signature
         )
         return padded
     lengths = begins.diff().tolist()
-    rows = zip(*(heads.split(lengths, dim=2) for heads in (query, key, value)), strict=True)
     grouped = query.shape[1] != key.shape[1]
-    done = [
-        scaled_dot_product_attention(*row, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped)
-        for row in rows
-    ]
-    return torch.cat(done, dim=2).transpose(1, 2), None
+    slow = query.device.type == "cpu"  # in bfloat16 its backward pass takes several times as long as in float32
+    heads = (each.float() if slow else each for each in (query, key, value))
+    rows = zip(*(each.split(lengths, dim=2) for each in heads), strict=True)
+    with torch.autocast("cpu", enabled=False) if slow else nullcontext():
+        done = [
+            scaled_dot_product_attention(*row, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped)
+            for row in rows
+        ]
+    return torch.cat(done, dim=2).transpose(1, 2).to(query.dtype), None
 
 
 def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **given: Any) -> torch.Tensor | None:

@@ -117,12 +117,11 @@ def learner(
 def load(spec: FineTuneJobSpec, model: Path) -> Any:
     """The base model, ready to be trained."""
     attention.register()
-    gpu = torch.cuda.is_available()
     given: Json = {"trust_remote_code": False, "use_safetensors": True, "local_files_only": True}
     loaded = AutoModelForCausalLM.from_pretrained(
         model,
         # Adapters are trained beside weights of half precision; whole weights need every bit of the update.
-        dtype=torch.bfloat16 if gpu and spec.method != "Full" else torch.float32,
+        dtype=torch.bfloat16 if settings.half(spec) and spec.method != "Full" else torch.float32,
         quantization_config=settings.quantization(spec),
         **given,
     )

@@ -134,6 +134,11 @@ def config(
     return made
 
 
+def half(spec: FineTuneJobSpec) -> bool:
+    """Whether to compute in bfloat16: on GPUs, unless told otherwise, and on a CPU when asked to."""
+    return bool(values(spec).get("bf16", torch.cuda.is_available()))
+
+
 def lora(spec: FineTuneJobSpec) -> LoraConfig | None:
     """The adapter's shape; `None` when every weight is trained."""
     if spec.method == "Full":
