@@ -7,6 +7,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ def speed(python: Path, model: Path, scratch: Path, *, rows: int, rounds: int) -
     found: dict[str, list[Json]] = {leg: [] for leg in LEGS}
     for number in range(rounds):
         for leg in LEGS[number % len(LEGS) :] + LEGS[: number % len(LEGS)]:
-            found[leg].append(_leg(python, model, scratch, leg, steps=rows // 8))
+            made = _leg(python, model, scratch, leg, steps=rows // 8)
+            found[leg].append(made)
+            speeds = f"{made['tokens'] / made['wall_seconds']:.0f} by clock, {made['tokens'] / made['cpu_seconds']:.0f}"
+            print(f"{leg}, tokens per second: {speeds} of processor", file=sys.stderr, flush=True)
     legs = {leg: _summary(results) for leg, results in found.items()}
     ours, hf, trl = (legs[leg] for leg in LEGS)
     apart = max(abs(a - b) for a, b in zip(ours["losses"], hf["losses"], strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,18 @@ def test_the_engine_that_serves_the_result(golden: Callable[[Path, list[Json]], 
     kinds = ("Deployment", "PersistentVolumeClaim", "NetworkPolicy")
     served = [child for child in children if child["kind"] in kinds and "weights" not in child["metadata"]["name"]]
     golden(HERE / "served.yaml", [*served, engine.loading(DEPLOYMENT, CONFIG, start, adapters)])
+
+
+def test_a_trainer_listens_where_the_pod_monitor_looks() -> None:
+    """The chart's PodMonitor names a port; Prometheus finds nothing where the container has no port of that name."""
+    template = Path(__file__).parents[2] / "helm" / "llmops" / "templates" / "podmonitor.yaml"
+    asked = re.search(r'"component" "training" .*"port" "(\w+)"', template.read_text())
+    assert asked
+    spec = {"baseModel": HUB, "dataset": {"source": "s3://bucket/t.jsonl"}}
+    wanted = training.objects(job(spec), CONFIG, deployment=None, check=False, train=True)
+    (container,) = next(child for child in wanted if child["kind"] == "Job")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert f"--metrics-port={ports[asked[1]]}" in container["args"]
 
 
 def test_no_golden_file_is_left_over() -> None:
