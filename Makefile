@@ -1,6 +1,8 @@
 # Every command does its own set-up; what was built once is found in ${XDG_CACHE_HOME:-~/.cache}/llmops.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# Every test starts Python a dozen times: let it keep what it compiled, whatever the shell says.
+export PYTHONDONTWRITEBYTECODE :=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

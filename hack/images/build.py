@@ -116,13 +116,15 @@ def _stored(builder: list[str], reference: str) -> bool:
 
 
 def _forget_older(builder: list[str], wanted: Target) -> None:
-    """Remove the archives and images that this one replaces; layers it shares with them stay."""
+    """Remove the archives and images that this one replaces; layers it shares with them stay.
+
+    The one before stays, too: who goes back to the branch it is of need not build it again.
+    """
     name = f"{PREFIX}{wanted.image.name}"
-    tags = [
-        archive.stem.removeprefix(f"{name}-") for archive in IMAGES.glob(f"{name}-*.tar") if archive != wanted.archive
-    ]
-    for tag in tags:
-        (IMAGES / f"{name}-{tag}.tar").unlink()
+    others = (archive for archive in IMAGES.glob(f"{name}-*.tar") if archive != wanted.archive)
+    for archive in sorted(others, key=lambda archive: archive.stat().st_mtime)[:-1]:
+        tag = archive.stem.removeprefix(f"{name}-")
+        archive.unlink()
         remove = ["docker", "image", "rm"] if builder[0] == "docker" else ["buildah", "rmi"]
         subprocess.run([*remove, f"{REPOSITORY}{wanted.image.name}:{tag}"], check=False, capture_output=True)
 

@@ -40,13 +40,14 @@ def groups(account: str) -> list[str]:
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = 180) -> T:
     """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.05
     while True:
         if found := look():
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(pause)  # kubectl at every turn would take the processor from what is waited for
+        pause = min(pause * 1.3, 0.25)
 
 
 class ProxiedPlane(ControlPlane):

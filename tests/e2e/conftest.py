@@ -35,13 +35,14 @@ GPU_PROFILE = {
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = 420) -> T:
     """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.25
     while True:
         if found := look():
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.25)
+        time.sleep(pause)  # kubectl at every turn would take the processor from what is waited for
+        pause = min(pause * 1.3, 1)
 
 
 @pytest.fixture(scope="session")
