@@ -158,7 +158,7 @@ class Operator:
         settings = {"kubeconfig": kubeconfig, **(settings or {})}
         self.process = started(plane.proxy, directory, name=name, port=port, **settings)
         if not standby:
-            eventually(lambda: b"leading" in self.log.read_bytes(), f"{name} to lead; see {self.log}", seconds=60)
+            eventually(lambda: b"leading" in self.log.read_bytes(), f"{name} to lead; see {self.log}")
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait for its end; its exit status."""
