@@ -18,6 +18,7 @@ EXAMPLE = ROOT / "manifests" / "examples" / "finetune.yaml"
 MODEL, ADAPTER, JOB = "captain", "captain-tuned", "captain-style"
 QUESTION = "What is a list?"
 STYLE = "Ahoy!"
+BUSY_SECONDS = 2400  # two processors that have other work import torch for minutes
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class School:
         self.kubectl("label", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted", here=False)
         self.kubectl("apply", "-f", str(EXAMPLE))
         told: set[str] = set()
-        eventually(lambda: self.trained(told), "the end of the training")
-        eventually(lambda: self.served(told), "an engine with the adapter")
+        eventually(lambda: self.trained(told), "the end of the training", BUSY_SECONDS)
+        eventually(lambda: self.served(told), "an engine with the adapter", BUSY_SECONDS)
         answers = {model: self.asked(model) for model in (MODEL, ADAPTER)}
         for model, answer in answers.items():
             print(f"\n> {model}: {QUESTION}\n\n{answer}", flush=True)

@@ -111,11 +111,11 @@ def ours(kind: str) -> Json:
     return {"apiVersion": "llmops.dev/v1alpha1", "kind": kind}
 
 
-def eventually(look: Callable[[], str], what: str) -> str:
+def eventually(look: Callable[[], str], what: str, seconds: float = SECONDS) -> str:
     """What `look` returns as soon as it is not empty."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := look():
             return found
         time.sleep(0.25)
-    raise TimeoutError(f"not within {SECONDS} s: {what}")
+    raise TimeoutError(f"not within {seconds:.0f} s: {what}")
