@@ -50,7 +50,7 @@ class Keys:
         return hmac.digest(self._names, sha256, "sha256")[:KEY_BYTES].hex()
 
     def seal_blob(self, name: str, data: memoryview) -> memoryview:
-        """Sealed bytes, in memory of this thread that holds until its next call."""
+        """Sealed bytes, in memory of this thread that holds until its next call, or until it reads some."""
         out = self._memory("sealed", NONCE_BYTES + len(data) + TAG_BYTES)
         out[:NONCE_BYTES] = nonce = os.urandom(NONCE_BYTES)
         self._blobs.encrypt_into(nonce, data, name.encode(), out[NONCE_BYTES:])
@@ -70,8 +70,8 @@ class Keys:
         return out
 
     def stored(self, size: int) -> memoryview:
-        """Memory of this thread for sealed bytes that are read; holds until its next call."""
-        return self._memory("stored", size)
+        """Memory of this thread for sealed bytes that are read; holds until its next call, or until it seals some."""
+        return self._memory("sealed", size)
 
     def _memory(self, use: str, size: int) -> memoryview:
         made: direct.Memory | None = getattr(self._thread, use, None)
