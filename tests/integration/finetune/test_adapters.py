@@ -21,9 +21,11 @@ from safetensors.numpy import load_file, save_file
 
 from llmops_serving.jobs.adapters import load
 from llmops_serving.jobs.adapters.engine import Engine
+from llmops_serving.jobs.adapters.proof import RECORD, Recorded
 from llmops_serving.jobs.adapters.store import FILES, Store
 from llmops_serving.jobs.finetune.checkpoints import sealed, sha256_of
 from llmops_serving.jobs.weights.marker import Landed, total_digest
+from tests.integration.conftest import S3
 from tests.integration.finetune.conftest import REPOSITORY, Jobs, rows
 
 pytestmark = pytest.mark.timeout(900)
@@ -169,6 +171,37 @@ def test_an_adapter_outlives_the_job_that_made_it(url: str, artifact: Path, tmp_
     assert given(url, tmp_path / "empty", wish("tickets", artifact) | {"from": None}) == {
         "tickets": "AdapterLoadFailed"
     }
+
+
+def repository_job(s3: S3, target: str, log: Path, name: str, *arguments: str) -> Json:
+    """What a job of the repository says at its end."""
+    command = [sys.executable, "-m", f"llmops_serving.jobs.{name}", "--target", target, "--allow-private"]
+    environment = {**s3.environment, "LLMOPS_REPOSITORY_KEY": "a key that is long enough"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    subprocess.run([*command, "--termination-log", str(log), *arguments], check=True, env=environment, timeout=300)
+    said: Json = json.loads(log.read_text())
+    return said
+
+
+def test_an_adapter_comes_back_from_a_locked_bucket_and_answers_as_before(
+    url: str, model: Path, artifact: Path, s3: S3, tmp_path: Path
+) -> None:
+    target, log = f"s3://{s3.bucket('adapters', object_lock=True)}/points", tmp_path / "termination-log"
+    lock = ["--lock-mode", "GOVERNANCE", "--lock-days", "1"]
+    repository_job(s3, target, log, "backup", "--name", "m", *lock, str(model), f"adapters/tickets={artifact}")
+    said = repository_job(s3, target, log, "restore", "m", str(tmp_path / "restored"))
+    files = [at.relative_to(model) for at in model.rglob("*") if at.is_file()]
+    assert [(tmp_path / "restored" / at).read_bytes() for at in files] == [(model / at).read_bytes() for at in files]
+
+    back = {"name": "after", "digest": said["adapters"]["tickets"]}
+    back["from"] = str(tmp_path / "restored" / "adapters" / "tickets")
+    assert given(url, tmp_path / "store", wish("before", artifact), back) == {}
+    row = Recorded.model_validate_json((artifact / RECORD).read_bytes()).rows[0]
+    with Engine(url) as engine:
+        base, before, after = (
+            engine.log_probabilities(name, row.ids, row.start) for name in ("base", "before", "after")
+        )
+    assert before == after != base
 
 
 def test_files_that_are_not_what_was_promised_are_not_copied(url: str, artifact: Path, tmp_path: Path) -> None:
