@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,19 @@ import pytest
 
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.desired import gang
+from llmops.desired.weights import FINAL_EXIT_CODES
 from tests.integration.finetune.conftest import Ended, Jobs, Process, rows
 
+pytestmark = pytest.mark.timeout(1800)
 Json = dict[str, Any]
 MODULE = "llmops_serving.jobs.finetune"
-STEPS = 6
+STEPS = 15
 
 
 def spec(batch: int, **changes: Any) -> Json:
     return {
         "method": "LoRA",
-        "lora": {"r": 4},
+        "lora": {"r": 4, "dropout": "0"},
         "hyperparameters": {
             "max_steps": STEPS,
             "learning_rate": "1e-3",
@@ -58,17 +62,35 @@ def together(jobs: Jobs, wanted: Json) -> list[Process]:
     return started
 
 
-def losses(ended: Ended) -> list[float]:
-    return [event["loss"] for event in ended.events if event["event"] == "progress" and "loss" in event]
+def losses(ended: Ended) -> dict[int, float]:
+    told = [event for event in ended.events if event["event"] == "progress" and "loss" in event]
+    return {event["step"]: event["loss"] for event in told}
 
 
-def test_two_pods_learn_what_one_learns(jobs: Jobs, tmp_path: Path) -> None:
-    jobs.check(rows(60))
-    first, second = [process.ended() for process in together(jobs, spec(2, nodes=2))]
-    assert (first.code, second.code) == (0, 0), first.output + second.output
-    assert first.outcome["outcome"] == "Completed"
+def lost(pod: Process) -> None:
+    """As a node that goes takes a container: all of its processes at once, and without a word."""
+    tasks = Path(f"/proc/{pod.process.pid}/task").iterdir()
+    family = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    pod.process.kill()
+    for process in family:
+        os.kill(process, signal.SIGKILL)
+
+
+def test_two_pods_learn_what_one_learns_although_one_is_lost(jobs: Jobs, tmp_path: Path) -> None:
+    jobs.given(rows(60))
+    first, second = together(jobs, spec(2, nodes=2))
+    first.until(lambda events: any(event["event"] == "checkpoint" for event in events))
+    lost(second)
+    ended = first.ended()
+    assert ended.code not in {0, *FINAL_EXIT_CODES}, ended.output  # so that its Job starts it again, too
+    assert max(losses(ended)) < STEPS
+
+    again, other = [process.ended() for process in together(jobs, spec(2, nodes=2))]
+    assert (again.code, other.code) == (0, 0), again.output + other.output
+    assert again.outcome["outcome"] == "Completed"
+    assert min(losses(again)) > 1  # both went on from the checkpoint
     alone = Jobs(jobs.python, jobs.model, tmp_path / "alone")
-    alone.check(rows(60))
-    single = alone.train(**spec(4))
-    assert len(losses(first)) == STEPS
-    assert losses(first) == pytest.approx(losses(single), rel=2e-3)
+    alone.given(rows(60))
+    single = losses(alone.train(**spec(4)))
+    assert losses(ended) | losses(again) == pytest.approx(single, rel=2e-3)
+    assert set(single) == set(range(1, STEPS + 1))
