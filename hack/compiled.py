@@ -20,8 +20,8 @@ from hack.images.places import CACHE, ROOT
 
 GATEWAY = "llmops_serving/gateway"
 MODULES = (
-    "affinity", "answers", "audit", "chunks", "exchange", "gateway", "http1", "keys", "lane", "ledger", "limits",
-    "load", "metrics", "peek", "proxy", "relay", "route", "table", "trace", "upstream", "usage",
+    "affinity", "answers", "audit", "chunks", "exchange", "gateway", "heads", "http1", "keys", "lane", "ledger",
+    "limits", "load", "metrics", "peek", "proxy", "relay", "route", "table", "trace", "upstream", "usage",
 )  # fmt: skip
 PACKAGES = ("serving/llmops_serving", "operator/llmops")
 

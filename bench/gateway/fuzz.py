@@ -116,8 +116,24 @@ BYTES = [b"\r", b"\n", b"\r\n", b" ", b"\t", b"\x00", b":", b"0", b",", b";", b"
 
 
 def stream(rng: random.Random) -> bytes:
-    """One to four requests, most of them nearly right."""
-    return b"".join(_request(rng) for _ in range(rng.choice((1, 1, 2, 3, 4))))
+    """One to four requests, most of them nearly right, and often the last one's head with another length."""
+    requests = [_request(rng) for _ in range(rng.choice((1, 1, 2, 3, 4)))]
+    while rng.random() < 0.4:
+        requests.append(recurring(rng, requests[-1]))
+    return b"".join(requests)
+
+
+_LENGTHS = (b"0", b"007", b"+5", b"", b" 5", b"5 ", b"0x5", b"5\r", b"999999999999", b"0000000000005", b"5, 5")
+
+
+def recurring(rng: random.Random, request: bytes) -> bytes:
+    """A request with the same head but for its length, which is now and then none."""
+    head, end, _ = request.partition(b"\r\n\r\n")
+    before, name, line = head.partition(b"Content-Length: ")
+    rest = line[len(line) - len(line.lstrip(b"0123456789")) :]
+    body = rng.choice(BODIES)
+    length = rng.choice(_LENGTHS) if rng.random() < 0.2 else b"%d" % len(body)
+    return before + name + (length + rest if name else b"") + end + body
 
 
 def _request(rng: random.Random) -> bytes:

@@ -77,6 +77,29 @@ def test_taken_however_it_is_cut(data: bytes, bodies: list[bytes]) -> None:
         assert [body for _, _, body in gateway_reading(pieces).requests] == bodies
 
 
+FIRST = START + b"Host: a\r\nAuthorization: Bearer a\r\nContent-Length: 5\r\nX: y\r\n\r\n"
+NEXT = [
+    ("the same head", FIRST + b"hello", [b"hello"] * 2),
+    ("another length", FIRST.replace(b" 5", b" 2") + b"hi", [b"hello", b"hi"]),
+    ("a longer length", FIRST.replace(b" 5", b" 11") + b"hello again", [b"hello", b"hello again"]),
+    ("leading zeros", FIRST.replace(b" 5", b" 0002") + b"hi", [b"hello", b"hi"]),
+    ("a signed length", FIRST.replace(b" 5", b" +5") + b"hello", [b"hello"]),
+    ("an empty length", FIRST.replace(b" 5", b" ") + b"hello", [b"hello"]),
+    ("a length of thirteen digits", FIRST.replace(b" 5", b" 0000000000005") + b"hello", [b"hello"]),
+    ("a length and a bare line feed", FIRST.replace(b" 5\r\n", b" 5\n") + b"hello", [b"hello"]),
+    ("a second length", FIRST.replace(b"X: y", b"Content-Length: 6") + b"hello!", [b"hello"]),
+    ("a line after the last", FIRST[:-2] + b"Content-Length: 6\r\n\r\nhello!", [b"hello"]),
+    ("chunks instead", FIRST.replace(b"X: y", b"Transfer-Encoding: chunked") + b"hello", [b"hello"]),
+]
+
+
+@pytest.mark.parametrize(("following", "bodies"), [case[1:] for case in NEXT], ids=[case[0] for case in NEXT])
+def test_what_follows_a_request_on_its_connection_is(following: bytes, bodies: list[bytes]) -> None:
+    data = FIRST + b"hello" + following
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        assert [body for _, _, body in gateway_reading(pieces).requests] == bodies
+
+
 @settings(max_examples=1500, deadline=None)
 @given(st.integers(0, 2**64))
 def test_both_readers_agree(seed: int) -> None:

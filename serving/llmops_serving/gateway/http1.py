@@ -105,12 +105,12 @@ def request_head(head: bytes) -> RequestHead:
         return _read_request(head).request
     known = _heads.get(rest)
     if known is not None:
-        return _again(known, int(digits), credential)
+        return again(known, int(digits), credential)
     read = _read_request(head)
-    if read.repeats and read.request.credential == credential and len(rest) <= _MAX_KNOWN_HEAD_BYTES:
+    if read.repeats and read.request.credential == credential and len(rest) <= MAX_KNOWN_HEAD_BYTES:
         if len(_heads) >= _MAX_HEADS:
             _heads.clear()
-        _heads[rest] = _again(read.request, 0, None)
+        _heads[rest] = again(read.request, 0, None)
     return read.request
 
 
@@ -119,12 +119,12 @@ _VARYING: Final = re.compile(
     rb"\r\n(?:(?i:content-length): ?([0-9]{1,12})|(?i:authorization): ?(?i:bearer) ([!-~]+))(?=\r\n)"
 )
 _MAX_HEADS: Final = 1024
-_MAX_KNOWN_HEAD_BYTES: Final = 2048
+MAX_KNOWN_HEAD_BYTES: Final = 2048
 # Heads that were read before, without those lines: bounded, and none that may hold a secret.
 _heads: Final[dict[bytes, RequestHead]] = {}
 
 
-def _again(known: RequestHead, length: int, credential: bytes | None) -> RequestHead:
+def again(known: RequestHead, length: int, credential: bytes | None) -> RequestHead:
     """The same head with another length and key."""
     request = RequestHead(known.method, known.target, known.minor)
     request.passed = known.passed
@@ -293,26 +293,26 @@ def response_head(head: bytes) -> ResponseHead:
 
     As with requests: a head that differs from an earlier one in the body's length only is not read line by line.
     """
-    parts = _LENGTH_LINE.split(head)
+    parts = LENGTH_LINE.split(head)
     if len(parts) != 3:
         return _read_response(head)[0]
     rest = parts[0] + parts[2]
     known = _answers.get(rest)
     if known is None:
         response, repeats = _read_response(head)
-        if repeats and len(rest) <= _MAX_KNOWN_HEAD_BYTES:
+        if repeats and len(rest) <= MAX_KNOWN_HEAD_BYTES:
             if len(_answers) >= _MAX_HEADS:
                 _answers.clear()
-            _answers[rest] = _with_length(response, b"")
+            _answers[rest] = with_length(response, b"")
         return response
-    return _with_length(known, parts[1])
+    return with_length(known, parts[1])
 
 
-_LENGTH_LINE: Final = re.compile(rb"\r\n(?i:content-length): ?([0-9]{1,12})(?=\r\n)")
+LENGTH_LINE: Final = re.compile(rb"\r\n(?i:content-length): ?([0-9]{1,12})(?=\r\n)")
 _answers: Final[dict[bytes, ResponseHead]] = {}
 
 
-def _with_length(known: ResponseHead, digits: bytes) -> ResponseHead:
+def with_length(known: ResponseHead, digits: bytes) -> ResponseHead:
     """The same head with another length; without digits, what such heads have in common."""
     response = ResponseHead(known.status, reusable=known.reusable)
     response.event_stream = known.event_stream

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from llmops_serving.gateway.affinity import Caching
 from llmops_serving.gateway.chunks import ChunkedBody
-from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, ResponseHead, response_head
+from llmops_serving.gateway.heads import ResponseHeads
+from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, ResponseHead
 from llmops_serving.gateway.route import Failure, ejection_seconds
 
 if TYPE_CHECKING:
@@ -148,7 +149,9 @@ async def _connect(pod: Pod, call: Call, loop: asyncio.AbstractEventLoop) -> Non
 class Connection:
     """A connection to one pod, as an `asyncio.Protocol`; carries one call at a time and is kept when it is in step."""
 
-    __slots__ = ("_buffer", "_call", "_chunks", "_head", "_left", "_paused", "_pod", "_transport", "idle_since")
+    __slots__ = (
+        "_buffer", "_call", "_chunks", "_head", "_heads", "_left", "_paused", "_pod", "_transport", "idle_since",
+    )  # fmt: skip
 
     def __init__(self, pod: Pod) -> None:
         """Not connected yet."""
@@ -156,6 +159,7 @@ class Connection:
         self._transport: asyncio.Transport | None = None
         self._call: Call | None = None
         self._buffer = b""
+        self._heads = ResponseHeads()
         self._head: ResponseHead | None = None
         self._chunks: ChunkedBody | None = None
         self._left = -1
@@ -232,14 +236,19 @@ class Connection:
 
     def _read_head(self, call: Call, data: bytes) -> None:
         data = self._buffer + data if self._buffer else data
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4:
-            if len(data) > MAX_HEAD_BYTES:
-                raise BadMessageError(502, "The engine's head is too long.")
-            self._buffer = data
-            return
+        again = self._heads.again(data)
+        if again is not None:
+            head, end = again, self._heads.end
+        else:
+            end = data.find(b"\r\n\r\n") + 4
+            if end < 4:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise BadMessageError(502, "The engine's head is too long.")
+                self._buffer = data
+                return
+            head = self._heads.read(data[:end])
         self._buffer = b""
-        head = self._head = response_head(data[:end])
+        self._head = head
         if head.status < 200:
             raise BadMessageError(502, "The engine sent an answer that is none.")
         self._left = -1 if head.length is None else head.length
