@@ -131,6 +131,7 @@ def again(known: RequestHead, length: int, credential: bytes | None) -> RequestH
     request.length = length
     request.keep_alive = known.keep_alive
     request.expects_continue = known.expects_continue
+    request.traceparent = known.traceparent
     request.credential = credential
     return request
 

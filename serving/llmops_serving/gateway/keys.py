@@ -73,6 +73,27 @@ class Keyring:
         return key
 
 
+class Owner:
+    """Whose credential came last on a connection: it is known again for as long as the keyring is the same."""
+
+    __slots__ = ("_credential", "_key", "_keyring")
+
+    def __init__(self) -> None:
+        """Nobody's yet."""
+        self._keyring: Keyring | None = None
+        self._credential: bytes | None = None
+        self._key: Key | None = None
+
+    def identify(self, keyring: Keyring, credential: bytes | None) -> Key | Refuse:
+        """As `Keyring.identify`; only the very same object is taken for the same credential, nothing is compared."""
+        if self._key is not None and self._keyring is keyring and self._credential is credential:
+            return self._key
+        found = keyring.identify(credential)
+        self._key = found if isinstance(found, Key) else None
+        self._keyring, self._credential = keyring, credential
+        return found
+
+
 def keyring(keys: Iterable[Key]) -> Keyring:
     """The keyring of these keys."""
     return Keyring({key.digest: key for key in keys})

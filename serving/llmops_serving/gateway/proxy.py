@@ -13,7 +13,7 @@ from llmops_serving.gateway.exchange import Exchange
 from llmops_serving.gateway.gateway import Gateway
 from llmops_serving.gateway.heads import RequestHeads
 from llmops_serving.gateway.http1 import MAX_HEAD_BYTES, BadMessageError, RequestHead
-from llmops_serving.gateway.keys import Key, Keyring
+from llmops_serving.gateway.keys import Key, Owner
 from llmops_serving.gateway.lane import prefix_of
 from llmops_serving.gateway.limits import Grant
 from llmops_serving.gateway.route import Refuse
@@ -44,24 +44,13 @@ class _Admitted:
         self.key = key
 
 
-class _Identified:
-    """The key that a credential of this very object was found to be."""
-
-    __slots__ = ("credential", "key", "keyring")
-
-    def __init__(self, keyring: Keyring, credential: bytes | None, key: Key) -> None:
-        self.keyring = keyring
-        self.credential = credential
-        self.key = key
-
-
 @mypyc_attr(allow_interpreted_subclasses=True)  # the fuzzer listens in on what was read
 class ClientConnection:
     """One client connection, as an `asyncio.Protocol`. Requests on it are answered one after the other, in order."""
 
     __slots__ = (
-        "_admitted", "_buffer", "_chunks", "_deadline", "_exchange", "_gateway", "_heads", "_identified", "_keep_alive",
-        "_left", "_lingering", "_parts", "_paused_at", "_reading_paused", "_size", "_transport",
+        "_admitted", "_buffer", "_chunks", "_deadline", "_exchange", "_gateway", "_heads", "_keep_alive",
+        "_left", "_lingering", "_owner", "_parts", "_paused_at", "_reading_paused", "_size", "_transport",
     )  # fmt: skip
 
     def __init__(self, gateway: Gateway) -> None:
@@ -70,7 +59,7 @@ class ClientConnection:
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._heads = RequestHeads()
-        self._identified: _Identified | None = None
+        self._owner = Owner()
         self._exchange: Exchange | None = None
         self._admitted: _Admitted | None = None  # while its body is read
         self._chunks: ChunkedBody | None = None
@@ -163,7 +152,7 @@ class ClientConnection:
         self._keep_alive = head.keep_alive and not self._gateway.draining
         path = route.path_of(head.target)
         keyring = self._gateway.ledger.keyring
-        key = self._identify(keyring, head.credential) if keyring is not None else None
+        key = self._owner.identify(keyring, head.credential) if keyring is not None else None
         if isinstance(key, Refuse) and path not in _OPEN_PATHS:
             self._refuse_unread(key)
             return
@@ -192,15 +181,6 @@ class ClientConnection:
         rest, self._buffer = self._buffer, b""
         if rest:
             self._read_body(rest)
-
-    def _identify(self, keyring: Keyring, credential: bytes | None) -> Key | Refuse:
-        """Whose credential it is; the last one's owner is known for as long as the keyring is the same."""
-        last = self._identified
-        if last is not None and last.keyring is keyring and last.credential is credential:
-            return last.key
-        key = keyring.identify(credential)
-        self._identified = _Identified(keyring, credential, key) if isinstance(key, Key) else None
-        return key
 
     def _read_body(self, data: bytes) -> bool:
         """Take body bytes, what follows the body stays in the buffer; return whether that is to be looked at now."""
