@@ -69,6 +69,8 @@ def live(rounds: int, wakes: int) -> Json | None:
         for who in ("ours", "bare script"):
             figures = found[leg][who]
             print(f"{title:42} {who:11} {figures['p50']:8.1f} {figures['p99']:8.1f} {figures['max']:8.1f}")
+    stages = ", ".join(f"{stage} {at}" for stage, at in found["wake"]["slowest, ms"].items())
+    print(f"slowest wake, with the engine's start: {stages}")
     held = found["held"]
     print(
         f"{held['asked']} held requests: {held['answered']} answered, the farthest {held['farthest from its place']} "
