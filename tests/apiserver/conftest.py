@@ -12,14 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from hack.cluster.controlplane import ControlPlane
-
-ROOT = Path(__file__).parents[2]
+from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
+from tests.apiserver.operating import ROOT, Operator, ProxiedPlane
 
 
 @pytest.fixture(scope="session")
 def plane() -> Iterator[ControlPlane]:
-    """etcd, API server and controllers; the CRDs of `crds/` are established."""
+    """etcd, API server and controllers; the CRDs of `crds/` are established. `own_plane` gives a module another."""
     with ControlPlane(controllers=True) as plane:
         plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
@@ -31,6 +30,30 @@ def client(plane: ControlPlane) -> Iterator[httpx.Client]:
     """HTTP to the API server as an administrator."""
     with client_of(plane.kubeconfig) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Where a module's logs go."""
+    return tmp_path_factory.mktemp(request.module.__name__.rpartition(".test_")[2])
+
+
+@pytest.fixture(scope="module")
+def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
+    """One operator for a whole module; it ends well, unless a test ended it."""
+    operator = Operator(plane, directory, port=free_port(LOOPBACK))
+    yield operator
+    if operator.process.poll() is None:
+        assert operator.stop() == 0
+
+
+@pytest.fixture
+def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
+    """A namespace called like the test."""
+    letters = "".join(letter if letter.isalnum() else "-" for letter in request.node.name.lower())
+    name = letters.removeprefix("test-")[:50].strip("-")
+    plane.kubectl("create", "namespace", name)
+    return name
 
 
 def client_of(kubeconfig: Path) -> httpx.Client:

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import yaml
 
 from hack.cluster import tools
@@ -73,6 +74,20 @@ def audited_plane(directory: Path, controller_args: Sequence[str] = ()) -> Itera
         with FaultProxy(plane.kubeconfig_for(ACCOUNT, groups(ACCOUNT))) as plane.proxy:
             yield plane
             assert not plane.proxy.standing.violations, "\n".join(plane.proxy.standing.violations)
+
+
+P = TypeVar("P", bound=ControlPlane)
+
+
+def own_plane(opened: Callable[[Path], AbstractContextManager[P]]) -> Callable[[Path], Iterator[P]]:
+    """A fixture named `plane` for a module of its own: `plane = own_plane(audited_plane)`."""
+
+    @pytest.fixture(scope="module")
+    def plane(directory: Path) -> Iterator[P]:
+        with opened(directory) as plane:
+            yield plane
+
+    return plane
 
 
 @functools.cache

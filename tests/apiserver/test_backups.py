@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,39 +11,20 @@ import pytest
 from hack.cluster.controlplane import ControlPlane
 from hack.dashboards.questions import BACKUP
 from tests.apiserver import points
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually
+from tests.apiserver.operating import Operator, audited_plane, eventually, own_plane
 from tests.apiserver.points import WAIT_SECONDS, Space, point
 from tests.integration.scraping import all_answered, questions, scraping
 
 Json = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("backups")
-
-
-@pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ProxiedPlane]:
-    with audited_plane(directory) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-    operator = Operator(plane, directory, port=port)
-    yield operator
-    operator.stop()
+plane = own_plane(audited_plane)
+pytestmark = pytest.mark.usefixtures("operator")
 
 
 @pytest.fixture
-def space(plane: ControlPlane, request: pytest.FixtureRequest) -> Space:
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
-    plane.kubectl("create", "namespace", name)
-    return Space(plane, name)
+def space(plane: ControlPlane, namespace: str) -> Space:
+    return Space(plane, namespace)
 
 
 def test_a_schedule_makes_points_and_proves_and_drops_them(space: Space, operator: Operator, directory: Path) -> None:

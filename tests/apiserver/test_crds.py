@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hack.cluster.controlplane import ControlPlane
 from llmops.api import crd
 from llmops.api.refusals import refusals
-from tests.apiserver.conftest import ROOT
+from tests.apiserver.operating import ROOT
 from tests.apiserver.specs import ACCEPTABLE, merged, table
 
 Json = dict[str, Any]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hack.cluster.controlplane import ControlPlane
+from tests.apiserver.operating import own_plane
 from tests.faultproxy import runs
 from tests.faultproxy.kubelet import PodStatuses
 from tests.faultproxy.lane import client_of, ground
@@ -16,15 +17,7 @@ from tests.faultproxy.matrix import Outcome, Reference
 COUNT, KILLS = 40, 4
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("faults")
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ground() as plane:
-        yield plane
+plane = own_plane(lambda _: ground())
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 import yaml
 
 from hack.cluster import tools
-from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
-from tests.apiserver.operating import ROOT, Operator, ProxiedPlane, audited_plane, eventually
+from hack.cluster.controlplane import ControlPlane
+from tests.apiserver.operating import ROOT, ProxiedPlane, audited_plane, eventually, own_plane
 from tests.fixtures.health import CASES, NAMES, manifest
 
 Json = dict[str, Any]
@@ -47,22 +46,7 @@ WAVE = "argocd.argoproj.io/sync-wave"
 TOOLS_OBJECTS = [*(GITOPS / "argocd").rglob("*.yaml"), *(GITOPS / "flux").glob("*.yaml")]
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gitops")
-
-
-@pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ProxiedPlane]:
-    with audited_plane(directory) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
-    operator = Operator(plane, directory, port=free_port(LOOPBACK))
-    yield operator
-    assert operator.stop() == 0
+plane = own_plane(audited_plane)
 
 
 @pytest.fixture(scope="module")

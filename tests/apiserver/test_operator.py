@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hack.cluster import tools
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, writes
+from hack.cluster.controlplane import LOOPBACK, free_port
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, own_plane, writes
 
 Json = dict[str, Any]
 IMAGE = "oci://models/tiny:1"  # weights that need no Job: nothing of this tier runs pods
 CHILDREN = ["deployment", "networkpolicy", "poddisruptionbudget", "service"]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("operator")
-
-
-@pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ProxiedPlane]:
-    with audited_plane(directory) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
-    operator = Operator(plane, directory, port=free_port())
-    yield operator
-    if operator.process.poll() is None:
-        operator.stop()
-
-
-@pytest.fixture
-def namespace(plane: ProxiedPlane, request: pytest.FixtureRequest) -> str:
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
-    plane.kubectl("create", "namespace", name)
-    return name
+plane = own_plane(audited_plane)
 
 
 def apply(plane: ProxiedPlane, namespace: str, name: str = "m", **spec: Any) -> None:
@@ -229,7 +199,7 @@ def test_a_restart_and_a_quiet_minute_write_nothing(
     eventually(lambda: any("events" in write for write in writes(directory, namespace)), "the Event")
     settled = writes(directory, namespace)
     assert operator.stop() == 0
-    again = Operator(plane, directory, name="operator-1", port=free_port())
+    again = Operator(plane, directory, name="operator-1", port=free_port(LOOPBACK))
     try:
         apply(plane, namespace, name="later")  # when this one is done, the restart has looked at the other, too
         eventually(lambda: condition(plane, namespace, "Ready", "later"), "the later one's status")
@@ -241,7 +211,7 @@ def test_a_restart_and_a_quiet_minute_write_nothing(
 def test_the_children_go_with_the_object_while_no_operator_runs(
     plane: ProxiedPlane, directory: Path, namespace: str
 ) -> None:
-    operator = Operator(plane, directory, name="operator-2", port=free_port())
+    operator = Operator(plane, directory, name="operator-2", port=free_port(LOOPBACK))
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")
     operator.stop(signal.SIGKILL)
@@ -250,8 +220,8 @@ def test_the_children_go_with_the_object_while_no_operator_runs(
 
 
 def test_a_standby_takes_over_from_a_killed_leader(plane: ProxiedPlane, directory: Path, namespace: str) -> None:
-    leader = Operator(plane, directory, name="operator-3", port=free_port())
-    standby = Operator(plane, directory, name="operator-4", port=free_port(), standby=True)
+    leader = Operator(plane, directory, name="operator-3", port=free_port(LOOPBACK))
+    standby = Operator(plane, directory, name="operator-4", port=free_port(LOOPBACK), standby=True)
     leader.stop(signal.SIGKILL)
     try:
         apply(plane, namespace)

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hack.cluster.controlplane import ControlPlane
+from llmops.shell.handlers import WATCHED
+from tests.apiserver.operating import eventually, own_plane
+from tests.apiserver.points import BACKUP, Space, point
 from tests.faultproxy.faults import Fault
-from tests.faultproxy.lane import client_of, ground
+from tests.faultproxy.kubelet import ARTIFACT, PodStatuses
+from tests.faultproxy.lane import HARDLY_EVER, Lane, client_of, ground
 from tests.faultproxy.legs import away, kopf, leader, specs, storm
+from tests.faultproxy.models import Models
+from tests.faultproxy.workflows import TUNE, Hands
 
+LISTENING_AGAIN_SECONDS = 60.0  # half of it on a machine that also does something else; silence is noticed after 70
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("outages")
-
-
-@pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    with ground() as plane:
-        yield plane
+plane = own_plane(lambda _: ground())
 
 
 def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_more(
@@ -39,6 +37,23 @@ def test_kopf_does_not_fall_silent_when_its_watches_meet_nothing_but_503(plane: 
     assert not finite.silent, finite
     endless = kopf.finding(plane, directory, sys.executable, "endless", endless=True)
     assert endless.heard, endless
+
+
+@pytest.mark.parametrize(("code", "reason"), [(500, "InternalError"), (410, "Expired")])
+def test_a_change_is_followed_soon_after_an_error_in_every_watch(
+    plane: ControlPlane, directory: Path, code: int, reason: str
+) -> None:
+    name = f"error-{code}"
+    with Lane(plane, directory, name, [f"{name}-work"], **HARDLY_EVER) as lane:
+        models = Models(lane, 2)
+        models.create()
+        assert models.settled() < float("inf"), models.lagging()
+        process = lane.process.pid
+        assert lane.proxy.watches.fail(code, reason) > len(WATCHED)
+        for model in models.wanted:
+            models.change(model)
+        assert models.settled(LISTENING_AGAIN_SECONDS) < float("inf"), models.lagging()
+        assert (lane.exits, lane.process.pid) == ([], process)
 
 
 def test_updates_survive_a_storm_of_conflicts(plane: ControlPlane, directory: Path) -> None:
@@ -62,3 +77,25 @@ def test_a_spec_nobody_should_write_is_refused_with_its_field_or_does_no_harm(pl
     _, pods, refused = specs.restricted(client, 40)
     assert pods > 0
     assert refused == []
+
+
+def test_what_a_run_leaves_is_recorded_although_its_end_is_heard_of_before_its_pods(
+    plane: ControlPlane, directory: Path
+) -> None:
+    client = client_of(plane.kubeconfig)
+    with PodStatuses(client) as pods, Lane(plane, directory, "late", ["late-work"]) as lane:
+        hands, space = Hands(client, pods, "late-work", lane.name), Space(plane, "late-work")
+        create = TUNE.steps[0]
+        create.act(hands)
+        space.deploy({name: value for name, value in BACKUP.items() if name != "schedule"})
+        space.apply("ModelBackup", "now", {"deployment": "support", "point": "2026-11-20T03:00:00Z"})
+        eventually(lambda: create.done(hands.read("finetunejobs")), "the training")
+        eventually(lambda: "now-point" in space.names("jobs"), "the backup")
+        lane.proxy.watches.hold(("pods",))
+        pods.finish(hands.namespace)
+        space.finish("now-point", point("2026-11-20T03:00:00Z"))
+        space.wait("ftj", "m", "Complete", "Completed")
+        space.wait("mbak", "now", "Complete", "Completed")
+        assert space.get("ftj", "m")["status"].get("artifact", {}).get("digest") == ARTIFACT["digest"]
+        assert space.get("mbak", "now")["status"].get("digest") == "sha256:1f0c"
+        lane.proxy.watches.release()

@@ -41,11 +41,6 @@ PLANTED = {
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("redaction")
-
-
-@pytest.fixture(scope="module")
 def written(directory: Path) -> Iterator[dict[str, str]]:
     """Everything that we wrote while sixteen models failed with a secret in their last words."""
     with audited_plane(directory) as plane:

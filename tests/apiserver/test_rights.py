@@ -71,11 +71,6 @@ def account(component: str, release: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("rights")
-
-
-@pytest.fixture(scope="module")
 def plane(directory: Path) -> Iterator[ProxiedPlane]:
     """The chart twice: for the whole cluster as `llmops`, for two namespaces as `team-llmops`."""
     with audited_plane(directory) as plane:

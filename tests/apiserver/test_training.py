@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, writes
+from tests.apiserver.operating import ProxiedPlane, audited_plane, eventually, own_plane, writes
 
 Json = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("training")
-
-
-@pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ProxiedPlane]:
-    with audited_plane(directory) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-    operator = Operator(plane, directory, port=port)
-    yield operator
-    operator.stop()
-
-
-@pytest.fixture
-def namespace(plane: ProxiedPlane, request: pytest.FixtureRequest) -> str:
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
-    plane.kubectl("create", "namespace", name)
-    return name
+plane = own_plane(audited_plane)
+pytestmark = pytest.mark.usefixtures("operator")
 
 
 def apply(plane: ProxiedPlane, namespace: str, **spec: Any) -> None:

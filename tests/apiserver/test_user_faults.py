@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, own_plane
 from tests.faultproxy.faults import Fault
 
 Json = dict[str, Any]
@@ -89,15 +89,7 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("faults")
-
-
-@pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ProxiedPlane]:
-    with audited_plane(directory) as plane:
-        yield plane
+plane = own_plane(audited_plane)
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +102,11 @@ def operator(plane: ProxiedPlane, directory: Path) -> Iterator[list[Operator]]:
 
 
 @pytest.fixture
-def namespace(plane: ProxiedPlane, request: pytest.FixtureRequest) -> str:
-    """One of the test's own, where another model serves already."""
-    letters = "".join(letter if letter.isalnum() else "-" for letter in request.node.name.lower())
-    name = f"f-{letters.removeprefix('test-')[:50].strip('-')}"
-    plane.kubectl("create", "namespace", name)
-    apply(plane, name, "neighbour", IMAGE)
-    serve(plane, name, "neighbour")
-    return name
+def namespace(plane: ProxiedPlane, namespace: str) -> str:
+    """One where another model serves already."""
+    apply(plane, namespace, "neighbour", IMAGE)
+    serve(plane, namespace, "neighbour")
+    return namespace
 
 
 def apply(plane: ControlPlane, namespace: str, name: str, source: str, **spec: Any) -> None:

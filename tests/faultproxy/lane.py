@@ -25,6 +25,7 @@ from tests.apiserver.operating import RIGHTS, ROOT, chart, eventually, groups, s
 from tests.faultproxy.proxy import FaultProxy
 
 RESYNC_SECONDS = 30  # the least: what only a resync mends shall be seen within the minute
+HARDLY_EVER = {"resyncSeconds": 3600}  # for what shall be told by watches
 
 
 def client_of(kubeconfig: Path) -> httpx.Client:
@@ -99,6 +100,11 @@ class Lane(Site):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
+        super().__exit__(kind, error, trace)
+
+    def stop(self) -> None:
+        """End the operator for good."""
         self._closing = True
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -106,7 +112,6 @@ class Lane(Site):
         except subprocess.TimeoutExpired:
             self.process.kill()
         self._supervisor.join(timeout=60)
-        super().__exit__(kind, error, trace)
 
     def _start(self) -> None:
         self.process = self.start(self.name)

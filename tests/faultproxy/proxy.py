@@ -17,7 +17,7 @@ import os
 import signal
 import ssl
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -51,7 +51,7 @@ class FaultProxy:
         watches: The open watches and their faults.
         pids: The process of each operator, for the faults that kill.
         struck: By namespace, what to do when a fault strikes there, while the write waits.
-        away: While true every connection is reset: the API server is not there.
+        cut_off: The operators whose every connection is reset: for them the API server is not there.
     """
 
     def __init__(self, kubeconfig: Path) -> None:
@@ -62,11 +62,13 @@ class FaultProxy:
         self.calls: list[Call] = []
         self.standing = Standing()
         self.pids: dict[str, int] = {}
-        self.away = False
+        self.cut_off: set[str] = set()
         self.struck: dict[str, Callable[[Call], None]] = {}
         self._written: Counter[str] = Counter()
+        self._writes: defaultdict[str, list[Call]] = defaultdict(list)
         self._lists: dict[str, bytes] = {}
         self._loop = uvloop.new_event_loop()
+        self._loop.set_exception_handler(_told)
         self.watches = Watches(self._loop)
         self._ready: Future[int] = Future()
         self._ended = asyncio.Event()
@@ -104,7 +106,7 @@ class FaultProxy:
 
     def writes(self, namespace: str) -> list[Call]:
         """The writes of a namespace so far, in order."""
-        return [call for call in self.calls if call.writes and call.namespace == namespace]
+        return list(self._writes[namespace])
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -133,14 +135,16 @@ class FaultProxy:
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        if self.away:
-            return _reset(request)
         source = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if source in self.cut_off:
+            return _reset(request)
         call = parsed(source, request.method, request.raw_path, await request.read())
         try:
             if call.verb == "watch":
                 return await self._watch(request, call)
             self.calls.append(call)
+            if call.writes:
+                self._writes[call.namespace].append(call)
             return await self._spoiled(request, call, self._fault(call))
         except (aiohttp.ClientError, OSError):
             return _reset(request)
@@ -206,6 +210,8 @@ class FaultProxy:
     async def _watch(self, request: web.Request, call: Call) -> web.StreamResponse:
         self.standing.before(call)
         self.watches.opened += 1
+        if self.watches.unanswered:
+            await asyncio.Event().wait()
         if code := self.watches.refuse:
             body = refusal(code, "Expired" if code == 410 else "InternalError")
             return web.Response(status=code, body=body, content_type="application/json")
@@ -232,6 +238,12 @@ class FaultProxy:
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
         url = URL(self._upstream + request.raw_path, encoded=True)
         return self._session.request(request.method, url, headers=headers, data=call.body or None)
+
+
+def _told(loop: asyncio.AbstractEventLoop, context: Json) -> None:
+    """uvloop complains of every encrypted connection that its peer closes while something is being written."""
+    if "closed" not in str(context.get("exception")):
+        loop.default_exception_handler(context)
 
 
 def _reset(request: web.Request) -> web.Response:

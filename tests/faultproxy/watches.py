@@ -37,6 +37,7 @@ class Watches:
 
     Attributes:
         refuse: A status that every new watch is answered with; None lets them through.
+        unanswered: Let every new watch wait for an answer that does not come: a connection that is open on one side.
         times: How often each event is delivered.
         old_lists: Answer every LIST with what it was answered the first time.
     """
@@ -45,14 +46,15 @@ class Watches:
         self._loop = loop
         self.streams: set[Stream] = set()
         self.refuse: int | None = None
+        self.unanswered = False
         self.times = 1
         self.old_lists = False
         self.opened = 0
         self._held: dict[str, asyncio.Event] = {}
 
-    def cut(self) -> int:
-        """Reset the connection of every open watch; how many there were."""
-        return self._each(lambda stream: stream.cut())
+    def cut(self, resources: Iterable[str] = (), *, source: str = "") -> int:
+        """Reset the connection of every open watch, or of those of some kinds or one operator; how many there were."""
+        return self._each(lambda stream: stream.cut(), resources, source)
 
     def silence(self) -> int:
         """Let every open watch fall silent for ever, its connection open: a firewall that forgot it."""
@@ -86,8 +88,12 @@ class Watches:
         if event := self._held.get(resource):
             await event.wait()
 
-    def _each(self, act: Callable[[Stream], None]) -> int:
-        streams = list(self.streams)
+    def _each(self, act: Callable[[Stream], None], resources: Iterable[str] = (), source: str = "") -> int:
+        streams = [
+            stream
+            for stream in list(self.streams)
+            if (not resources or stream.call.resource in resources) and source in ("", stream.call.source)
+        ]
         for stream in streams:
             self._loop.call_soon_threadsafe(act, stream)
         return len(streams)

@@ -66,6 +66,11 @@ class Stage:
             for pod in self.pods
         )
 
+    @property
+    def ended(self) -> bool:
+        """Whether the Job has come to its end, good or bad."""
+        return bool(self.finished("Complete") or self.finished("Failed"))
+
     def finished(self, kind: str) -> Json | None:
         """The Job's final condition `Complete` or `Failed`."""
         for entry in (self.job or {}).get("status", {}).get("conditions") or []:
@@ -101,9 +106,14 @@ def over(status: FineTuneJobStatus) -> bool:
     )
 
 
+def found_good(status: FineTuneJobStatus) -> bool:
+    """Whether the data was found good at an earlier look."""
+    return _known(status, ConditionType.DATASET_VALID)
+
+
 def checked(status: FineTuneJobStatus, seen: Seen) -> bool:
     """Whether the data was found good, now or earlier."""
-    return _known(status, ConditionType.DATASET_VALID) or seen.check.finished("Complete") is not None
+    return found_good(status) or seen.check.finished("Complete") is not None
 
 
 def ended_at(status: FineTuneJobStatus) -> datetime | None:

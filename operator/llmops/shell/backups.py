@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from llmops.judge import backups as verdict
 from llmops.judge import outcomes, retention, schedule
 from llmops.judge.verdict import Verdict
 from llmops.judge.weights import Progress
-from llmops.shell import adapters, observe, report
+from llmops.shell import adapters, ended, observe, report
 from llmops.shell.backup_series import Standing
 from llmops.shell.converge import converge
 from llmops.shell.mirror import Key
@@ -135,7 +135,7 @@ async def model_backup(key: Key, world: World) -> timedelta | None:
     if verdict.over(backup.status):
         await _write(live, backup.status, _aged(backup, llm, seen), world)
         return resync
-    run = _own(backup, llm, seen)
+    run = await _last_words(_own(backup, llm, seen), world)
     try:
         waiting = await _start(live, backup, llm, run, world)
     except NeedsUser as problem:
@@ -158,6 +158,13 @@ def _own(backup: ModelBackup, llm: LLMDeployment | None, seen: Sequence[verdict.
     if llm is not None and backup.scheduled:
         mine.add(backups.scheduled_job_name(llm, backup.taken))
     return next((run for run in seen if run.job["metadata"]["name"] in mine), None)
+
+
+async def _last_words(run: verdict.Run | None, world: World) -> verdict.Run | None:
+    """A run that has ended with its pods as they are now."""
+    if run is None or not (run.ended("Complete") or run.ended("Failed")):
+        return run
+    return replace(run, pods=await ended.pods_of(run.job, world) or run.pods)
 
 
 async def _start(

@@ -183,7 +183,7 @@ class Cluster:
                 self._observe_call("GET", "pods/log", response.status)
                 return await response.text() if response.status == 200 else ""
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(0, f"reading the logs of {pod}: {error or type(error).__name__}") from error
+            raise Unavailable(0, f"reading the logs of {pod}: {str(error) or type(error).__name__}") from error
 
     async def serves(self, resource: Resource) -> bool:
         """Whether this cluster has the kind (LeaderWorkerSet, PrometheusRule, ... are optional)."""
@@ -221,7 +221,7 @@ class Cluster:
                         raise _error(change.object.get("code", 500), orjson.dumps(change.object), {})
                     yield change
         except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
-            raise Unavailable(0, f"watching {resource.plural}: {error or type(error).__name__}") from error
+            raise Unavailable(0, f"watching {resource.plural}: {str(error) or type(error).__name__}") from error
 
     async def _call(
         self,
@@ -250,7 +250,7 @@ class Cluster:
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
             self._observe_call(verb, resource.plural, 0)
-            raise Unavailable(0, f"{verb} {path}: {error or type(error).__name__}") from error
+            raise Unavailable(0, f"{verb} {path}: {str(error) or type(error).__name__}") from error
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[Json]:

@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import kopf
-from kopf._core.engines.peering import Identity  # not exported, but a parameter of the public kopf.operator
+from kopf._cogs.structs.bodies import RawBody  # not exported, but parameters of the public kopf.operator and of theirs
+from kopf._cogs.structs.ephemera import AnyMemo
+from kopf._core.engines.peering import Identity
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from llmops import names
 from llmops.shell.mirror import Key
@@ -45,6 +48,22 @@ def registry(wake: Callable[[Key], None]) -> kopf.OperatorRegistry:
 
         kopf.on.event(names.GROUP, names.VERSION, resource.plural, registry=handlers)(woken)
     return handlers
+
+
+class Forgetful(ResourceMemories):
+    """Nothing is kept of an object: kopf's 3 KB each are for daemons, indices and memos, of which we have none."""
+
+    async def recall(
+        self,
+        raw_body: RawBody,
+        *,
+        memobase: AnyMemo | None = None,
+        noticed_by_listing: bool = False,
+        ephemeral: bool = True,
+    ) -> ResourceMemory:
+        return await super().recall(
+            raw_body, memobase=memobase, noticed_by_listing=noticed_by_listing, ephemeral=ephemeral
+        )
 
 
 def identity(name: str) -> Identity:

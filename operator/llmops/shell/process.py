@@ -228,6 +228,7 @@ class Process:
                     registry=handlers.registry(self._wake),
                     settings=handlers.settings(),
                     identity=handlers.identity(self._identity.name),
+                    memories=handlers.Forgetful(),
                     clusterwide=not self._config.namespaces,
                     namespaces=self._config.namespaces,
                     stop_flag=self.stop,

@@ -18,7 +18,7 @@ from llmops.desired import training
 from llmops.judge import budget, fit, outcomes, ownership
 from llmops.judge import training as verdict
 from llmops.judge.verdict import Verdict, shortened
-from llmops.shell import report
+from llmops.shell import ended, report
 from llmops.shell.converge import converge
 from llmops.shell.mirror import Key
 from llmops.shell.resources import FINE_TUNE_JOB, LLM_DEPLOYMENT
@@ -108,16 +108,19 @@ async def _tidied(job: FineTuneJob, live: Json, children: tuple[Json, ...], worl
 async def _seen(job: FineTuneJob, children: tuple[Json, ...], world: World) -> verdict.Seen:
     named = {child["metadata"]["name"]: child for child in children if child["kind"] == "Job"}
 
-    def stage(component: str) -> verdict.Stage:
+    async def stage(component: str) -> verdict.Stage:
         pods = tuple(
             child
             for child in children
             if child["kind"] == "Pod" and child["metadata"]["labels"].get(names.LABEL_COMPONENT) == component
         )
-        return verdict.Stage(named.get(training.job_name(job, component)), pods)
+        found = verdict.Stage(named.get(training.job_name(job, component)), pods)
+        if found.job is None or not found.ended or (component == training.DATASET and verdict.found_good(job.status)):
+            return found
+        return verdict.Stage(found.job, await ended.pods_of(found.job, world) or pods)
 
-    trainer = stage(training.TRAINING)
-    return verdict.Seen(stage(training.DATASET), trainer, await _progress(trainer, world))
+    trainer = await stage(training.TRAINING)
+    return verdict.Seen(await stage(training.DATASET), trainer, await _progress(trainer, world))
 
 
 async def _progress(trainer: verdict.Stage, world: World) -> Json | None:
