@@ -118,11 +118,13 @@ def _stored(builder: list[str], reference: str) -> bool:
 def _forget_older(builder: list[str], wanted: Target) -> None:
     """Remove the archives and images that this one replaces; layers it shares with them stay.
 
-    The one before stays, too: who goes back to the branch it is of need not build it again.
+    Of an image without layers to start from, the one before stays, too: who goes back to the branch it is of need not
+    wait for all of it again.
     """
     name = f"{PREFIX}{wanted.image.name}"
-    others = (archive for archive in IMAGES.glob(f"{name}-*.tar") if archive != wanted.archive)
-    for archive in sorted(others, key=lambda archive: archive.stat().st_mtime)[:-1]:
+    others = [archive for archive in IMAGES.glob(f"{name}-*.tar") if archive != wanted.archive]
+    others.sort(key=lambda archive: archive.stat().st_mtime)
+    for archive in others if wanted.image.keep_layers else others[:-1]:
         tag = archive.stem.removeprefix(f"{name}-")
         archive.unlink()
         remove = ["docker", "image", "rm"] if builder[0] == "docker" else ["buildah", "rmi"]
