@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,6 +21,13 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from hack.dashboards.questions import DEPLOYMENT
+from llmops.api.llm_deployment import LLMDeployment
+from llmops.desired import engine
+from llmops.desired.slo_rules import slo_groups
+from llmops_serving.gateway.spans import Spans
+from llmops_serving.gateway.table import Endpoint, Model
+from llmops_serving.gateway.trace import Tracer
 from llmops_serving.jobs.adapters import load
 from llmops_serving.jobs.adapters.engine import Engine
 from llmops_serving.jobs.adapters.proof import RECORD, Recorded
@@ -26,9 +35,12 @@ from llmops_serving.jobs.adapters.store import FILES, Store
 from llmops_serving.jobs.finetune.checkpoints import sealed, sha256_of
 from llmops_serving.jobs.weights.marker import Landed, total_digest
 from tests.integration.conftest import S3
+from tests.integration.contract import said
 from tests.integration.finetune.conftest import REPOSITORY, Jobs, rows
+from tests.integration.gateway.receiver import Receiver, hearing
+from tests.integration.gateway.rig import eventually, rig, run
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1500)
 Json = dict[str, Any]
 Tensors = dict[str, NDArray[np.float32]]
 TRAINING = {
@@ -50,8 +62,15 @@ def artifact(python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def url(python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A vLLM with room for adapters, as an engine pod starts it."""
+def heard() -> Iterator[Receiver]:
+    """Where spans go."""
+    with hearing() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def url(python: Path, model: Path, heard: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A vLLM with room for adapters, which sends traces, as an engine pod starts it."""
     folder = tmp_path_factory.mktemp("engine")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -63,16 +82,24 @@ def url(python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",  # milliseconds; nobody waits five seconds in a test
+        **engine._traced(LLMDeployment.from_manifest(SUPPORT)),
     }
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", f"--model={model}", "--served-model-name=base"]
     command += ["--host=127.0.0.1", f"--port={port}", "--enforce-eager", "--max-model-len=256"]
-    command += ["--enable-lora", "--max-lora-rank=8", "--max-loras=2", "--max-cpu-loras=32"]
+    command += [
+        f"--otlp-traces-endpoint={heard.url}/v1/traces",
+        "--enable-lora",
+        "--max-lora-rank=8",
+        "--max-loras=2",
+        "--max-cpu-loras=32",
+    ]
     log = folder / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
     base = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 1200
         while not answers(base):
             assert process.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() < deadline, log.read_text()[-4000:]
@@ -81,6 +108,14 @@ def url(python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     finally:
         process.terminate()
         process.wait(60)
+
+
+SUPPORT = {
+    "apiVersion": "llmops.dev/v1alpha1",
+    "kind": "LLMDeployment",
+    "metadata": {"name": "support", "namespace": "team-a", "uid": "u"},
+    "spec": {"model": {"source": "hf://o/m"}, "replicas": 1},
+}
 
 
 def answers(base: str) -> bool:
@@ -226,3 +261,34 @@ def test_an_engine_that_does_not_answer_is_asked_again(artifact: Path, tmp_path:
     ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
     said = json.loads(termination.read_text())
     assert (ended.returncode, said["outcome"]) == (75, "AdapterLoadFailed")
+
+
+def test_what_rules_and_dashboards_ask_of_an_engine_it_says(url: str) -> None:
+    rules = [rule["expr"] for group in slo_groups() for rule in group["rules"]]
+    asked = " ".join([*rules, *(query for panel in DEPLOYMENT.panels for query in panel.lines.values())])
+    series = set(re.findall(r"vllm:\w+", asked))
+    assert series
+    assert series <= said(httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text).keys()
+
+
+def test_a_request_is_one_trace_from_the_gateway_into_the_engine(url: str, heard: Receiver) -> None:
+    async def scenario() -> None:
+        spans = Spans(heard.url, "gateway-0")
+        place = Endpoint("127.0.0.1", int(url.rpartition(":")[2]), "engine-0", ready=True)
+        async with rig(Model("team-a", "base", "base", endpoints=(place,))) as gateway:
+            for ratio in (0, 1):
+                gateway.gateway.tracer = Tracer(ratio, spans.write)
+                said = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
+                answer = await gateway.http.post("/v1/chat/completions", json=said)
+                assert answer.status_code == 200, answer.text
+            await asyncio.get_running_loop().run_in_executor(None, spans.close)
+            await eventually(lambda: any(span.service == "support" for span in heard.spans), "the engine's span")
+
+    run(scenario)
+    [call] = [span for span in heard.spans if span.kind == "CLIENT"]
+    below = [span for span in heard.spans if span.service == "support"]
+    assert {(span.trace_id, span.parent_id) for span in below} == {(call.trace_id, call.span_id)}, (
+        "the request that was not recorded here was not recorded there"
+    )
+    tokens = call.attributes["gen_ai.usage.output_tokens"]
+    assert [span.attributes["gen_ai.usage.completion_tokens"] for span in below] == [tokens]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +69,21 @@ def _value(value: AnyValue) -> Any:
     if value.HasField("array_value"):
         return [_value(one) for one in value.array_value.values]
     return getattr(value, value.WhichOneof("value") or "string_value")
+
+
+@contextlib.contextmanager
+def hearing() -> Iterator[Receiver]:
+    """A receiver in a thread of its own, for processes that live longer than one loop."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    serving = receiver()
+    try:
+        yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(60)
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(60)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(60)
 
 
 @contextlib.asynccontextmanager
