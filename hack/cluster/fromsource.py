@@ -96,7 +96,8 @@ class FromSource:
             self._undo()
         if purge:
             shutil.rmtree(self.state)
-        say("the cluster is down" + ("" if purge else f"; its images are kept in {self.state} (--purge removes them)"))
+        kept = f"; its images are kept in {self.state} (python3 -m hack.cluster down --purge removes them)"
+        say("the cluster is down" + ("" if purge else kept))
 
     def running(self) -> bool:
         """Whether the node runs and has once been ready."""

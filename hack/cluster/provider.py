@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from hack.cluster import tools
 from hack.cluster.existing import Existing
 from hack.cluster.fromsource import FromSource
 from hack.cluster.kind import Kind
 
 VARIABLE = "LLMOPS_CLUSTER"
+STATE_VARIABLE = "LLMOPS_CLUSTER_STATE"
 
 
 class Provider(Protocol):
@@ -38,9 +40,8 @@ class Provider(Protocol):
 
 
 def state_directory() -> Path:
-    """Where a cluster keeps its kubeconfig, logs and data."""
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return (base / "llmops" / "cluster").absolute()
+    """Where a cluster keeps its kubeconfig, logs and data, and the images it has loaded: in the cache, unless told."""
+    return Path(os.environ.get(STATE_VARIABLE) or tools.cache() / "cluster").absolute()
 
 
 def providers(*, assume_yes: bool = False) -> list[Provider]:

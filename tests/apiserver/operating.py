@@ -172,8 +172,13 @@ class Operator:
         kubeconfig = plane.kubeconfig_for(account, groups(account)) if account else None
         settings = {"kubeconfig": kubeconfig, **(settings or {})}
         self.process = started(plane.proxy, directory, name=name, port=port, **settings)
-        if not standby:
+        if standby:
+            return
+        try:
             eventually(lambda: b"leading" in self.log.read_bytes(), f"{name} to lead; see {self.log}")
+        except AssertionError:
+            self.process.kill()  # nobody else knows of it
+            raise
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait for its end; its exit status."""

@@ -37,7 +37,7 @@ class Machine:
     def command(self, *arguments: str) -> subprocess.Popen[str]:
         """``python3 -m hack.cluster`` with these arguments."""
         command = [sys.executable, "-m", "hack.cluster", "--provider", "from-source", *arguments]
-        environment = {**os.environ, "XDG_STATE_HOME": str(self._home), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "LLMOPS_CLUSTER_STATE": str(self.cluster.state), "PYTHONPATH": str(ROOT)}
         return subprocess.Popen([*self._enter(), *command], env=environment, stderr=-1, text=True)
 
     def succeed(self, *arguments: str) -> None:
