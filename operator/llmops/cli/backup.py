@@ -35,7 +35,8 @@ def now(
 ) -> None:
     """Ask for a restore point. With -f, exit code 1 says that it failed."""
     cluster = Cluster(context, namespace)
-    meta = {"name": names.bounded(name, f"{datetime.now(UTC):%Y%m%d%H%M%S}"), "namespace": cluster.namespace}
+    moment = f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"[:-3]  # to the millisecond: two may be asked for in one second
+    meta = {"name": names.bounded(name, moment), "namespace": cluster.namespace}
     spec = {"deployment": name} | ({"hold": True} if hold else {})
     try:
         cluster.get(resources.LLM_DEPLOYMENT, name)

@@ -62,6 +62,7 @@ def test_a_point_now_is_followed_to_its_end(
 
 def test_points_are_listed_and_a_deployment_is_put_on_one(plane: ControlPlane, cli: Cli, deployment: str) -> None:
     made = cli("backup", "now", deployment, "--hold")
+    assert (made.code, made.err) == (0, "")
     name = made.out.split()[0].rpartition("/")[2]
     assert json.loads(plane.kubectl("get", "mbak", name, "-o", "json"))["spec"] == {"deployment": "kept", "hold": True}
     finish(plane, name, "Complete", "Completed")

@@ -221,6 +221,6 @@ def test_replay_reads_the_history_back(prometheus: Prometheus) -> None:
         found = prometheus_history(
             client, namespace="team-a", model="support", start=now - timedelta(hours=1), end=now, length="15m"
         )
-    assert list(found) == ["PromptTokens", "CompletionTokens", "FinishReason"]
+    assert list(found) == ["PromptTokens", "CompletionTokens", "FinishReason", "ErrorClass"]
     seen = {signal: sum(window.counts.total for window in windows) for signal, windows in found.items()}
     assert all(0.8 * 19_366 < total < 19_366 for total in seen.values()), seen
