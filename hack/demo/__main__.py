@@ -79,14 +79,16 @@ def taught() -> int:
 
 
 def restored() -> int:
-    """Back a served model up, delete its namespace and volumes, restore it from the bucket, compare what it answers."""
+    """Back model and adapter up, delete namespace and volumes, restore from the bucket, compare what they answer."""
     from hack.demo.restore import Lesson  # noqa: PLC0415 - only here
 
-    platform = installed(more=("demo-s3",))
+    platform = installed(more=("trainer", "demo-s3"))
     with forwarded(platform) as base:
         before, after = Lesson(platform, base, "restore-demo").run()
-    say(f"{len(before)} tokens of the golden prompt; log-probabilities before and after are equal: {before == after}")
-    return 0 if before == after else 1
+    for model, numbers in before.items():
+        equal = numbers == after[model]
+        say(f"{model}: {len(numbers)} tokens, log-probabilities before and after are equal: {equal}")
+    return 0 if before and before == after else 1
 
 
 def wait_until_ready(platform: Platform, name: str, namespace: str = "default") -> None:

@@ -50,7 +50,7 @@ def platform() -> Iterator[Platform]:
     """The installed platform; the cluster goes down afterwards unless it was up before."""
     provider = choose(None, providers())
     was_up = provider.running()
-    platform = installed({"gpu": GPU_PROFILE}, more=("trainer", "demo-model"))
+    platform = installed({"gpu": GPU_PROFILE}, more=("trainer", "demo-model", "demo-s3"))
     yield platform
     if not was_up:
         provider.down()
