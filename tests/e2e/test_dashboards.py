@@ -61,14 +61,14 @@ def prometheus(space: Space, platform: Platform, tmp_path: Path) -> Iterator[Scr
     engine = (space.name, space.pods("seen")[0], 8000, {"namespace": space.name, "model": "seen"})
     listed = json.loads(platform.kubectl("get", "pods", "-n", SYSTEM, "-o", "json"))["items"]
     ports = {"operator": 8081, "gateway": 9090}
-    system = [
+    system: list[tuple[str, str, int, dict[str, str]]] = [
         (SYSTEM, pod["metadata"]["name"], ports[component], {})
         for pod in listed
         if (component := pod["metadata"]["labels"].get("app.kubernetes.io/component")) in ports
     ]
     (tmp_path / "prometheus.yml").write_text(json.dumps(scraped(platform, tmp_path, [engine, *system])))
     address = f"127.0.0.1:{free_port()}"
-    command = [tools.program("prometheus", "prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}"]
+    command = [str(tools.program("prometheus", "prometheus")), f"--config.file={tmp_path / 'prometheus.yml'}"]
     command += [f"--web.listen-address={address}", f"--storage.tsdb.path={tmp_path / 'data'}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(tmp_path / "log").open("wb"))
     found = Scraper(f"http://{address}")
