@@ -182,10 +182,9 @@ class FromSource:
         if record is not None:
             for pid, started in (record.outer, record.inner):
                 Process("node", pid, started, self._log).stop(grace_seconds=0)
-            if _succeeds("ip", "link", "show", record.link):
-                _run("ip", "link", "delete", record.link)
-            if _succeeds("nft", "list", "table", "ip", record.table):
-                _run("nft", "delete", "table", "ip", record.table)
+            _remove(("ip", "link", "delete", record.link), seen_by=("ip", "link", "show", record.link))
+            table = ("table", "ip", record.table)
+            _remove(("nft", "delete", *table), seen_by=("nft", "list", *table))
             _remove_cgroups(record.cgroup)
             _IP_FORWARD.write_text(record.ip_forward)
         for entry in self.state.iterdir():
@@ -280,6 +279,16 @@ def images(archive: Path) -> dict[str, str]:
     if index == "manifest.json":
         return {tag: digest for image in described for tag in image["RepoTags"]}
     return {str(sorted(manifest.get("annotations", {}).items())): digest for manifest in described["manifests"]}
+
+
+def _remove(removal: Sequence[str], *, seen_by: Sequence[str]) -> None:
+    """Run a removal; that the thing is not there, or goes meanwhile, is no error.
+
+    The link goes on its own with the node's network namespace, which the kernel ends some time after the last process.
+    """
+    done = subprocess.run(removal, capture_output=True, text=True, check=False)
+    if done.returncode and _succeeds(*seen_by):
+        raise RuntimeError(f"{' '.join(removal)}: {done.stderr.strip()}")
 
 
 def _run(*command: str | Path) -> None:

@@ -21,7 +21,7 @@ def plane() -> Iterator[ControlPlane]:
     """etcd, API server and controllers; the CRDs of `crds/` are established. `own_plane` gives a module another."""
     with ControlPlane(controllers=True) as plane:
         plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         yield plane
 
 

@@ -69,7 +69,7 @@ def audited_plane(directory: Path, controller_args: Sequence[str] = ()) -> Itera
     with ProxiedPlane(apiserver_args=arguments, controller_args=controller_args) as plane:
         plane.kubectl("create", "namespace", SYSTEM)
         plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart())
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         plane.start_controllers()  # after the CRDs: the garbage collector looks for new kinds every 30 s only
         with FaultProxy(plane.kubeconfig_for(ACCOUNT, groups(ACCOUNT))) as plane.proxy:
             yield plane

@@ -17,7 +17,7 @@ BACKUP = {
     "retention": {"keepLast": 1},
     "verify": {"schedule": "0 5 1 1 *"},
 }
-WAIT_SECONDS = 90
+WAIT_SECONDS = 180
 
 
 class Space:

@@ -47,7 +47,7 @@ def policed() -> Iterator[ControlPlane]:
         plane.kubectl("create", "namespace", "llmops-system")
         plane.kubectl("create", "namespace", SPACE)
         plane.kubectl("apply", "--server-side", "-f", "-", stdin=chart())
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         for author, more in AUTHORS.items():
             plane.kubectl("apply", "-f", "-", stdin=json.dumps(role(author, more)))
         # The policy is in force a moment after it is stored.

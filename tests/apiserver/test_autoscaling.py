@@ -79,7 +79,7 @@ def gateway(plane: ProxiedPlane, directory: Path) -> Iterator[str]:
     )
     yield f"http://127.0.0.1:{port}"
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=60)
 
 
 @contextmanager

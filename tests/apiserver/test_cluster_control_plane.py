@@ -79,7 +79,7 @@ def test_what_an_object_owns_goes_with_it(plane: ControlPlane) -> None:
     owned = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "owned", "ownerReferences": [reference]}}
     plane.kubectl("create", "-f", "-", stdin=json.dumps(owned))
     plane.kubectl("delete", "configmap", "owner")
-    plane.kubectl("wait", "--for=delete", "secret/owned", "--timeout=30s")
+    plane.kubectl("wait", "--for=delete", "secret/owned", "--timeout=60s")
 
 
 def test_a_killed_test_run_leaves_nothing_running(tmp_path: Path) -> None:
@@ -93,4 +93,4 @@ def test_a_killed_test_run_leaves_nothing_running(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     pids = [int(pid) for pid in run.stdout.split()]
     assert len(pids) == 2, run.stderr
-    wait_until(lambda: not any(start_ticks(pid) for pid in pids), "etcd and the API server to follow", seconds=10)
+    wait_until(lambda: not any(start_ticks(pid) for pid in pids), "etcd and the API server to follow", seconds=60)

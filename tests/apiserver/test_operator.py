@@ -215,7 +215,7 @@ def test_the_children_go_with_the_object_while_no_operator_runs(
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")
     operator.stop(signal.SIGKILL)
-    plane.kubectl("delete", "llmd/m", "-n", namespace, "--timeout=10s")
+    plane.kubectl("delete", "llmd/m", "-n", namespace, "--timeout=60s")
     eventually(lambda: names(plane, namespace) == [], "no children")
 
 

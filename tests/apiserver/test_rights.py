@@ -161,7 +161,7 @@ def gateway(plane: ControlPlane, directory: Path, release: str, *flags: str) -> 
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def models(url: str) -> set[str]:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,17 @@ def test_down_leaves_nothing_and_may_be_said_twice(machine: Machine) -> None:
     assert machine.remains() == {**NOTHING, "forwarding": before["forwarding"]}
 
 
+def ended_or_made(process: subprocess.Popen[str], file: Path) -> bool:
+    return process.poll() is not None or file.exists()
+
+
 def test_up_after_an_up_that_was_killed_half_way(machine: Machine) -> None:
     for reached in ("record.json", "controlplane/kube-apiserver.log", "logs/kubelet.log"):
         killed = machine.command("up")
-        wait_until((machine.cluster.state / reached).exists, f"{reached} of an up", seconds=60)
+        wait_until(partial(ended_or_made, killed, machine.cluster.state / reached), f"{reached} of an up", seconds=180)
         killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        _, said = killed.communicate()
+        assert killed.returncode == -signal.SIGKILL, said
     machine.succeed("up")
     assert machine.cluster.running()
 
@@ -113,7 +119,7 @@ def test_up_after_all_its_processes_were_killed(machine: Machine) -> None:
     pids = machine.cluster.processes()
     for pid in pids.values():
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(start_ticks(pid) for pid in pids.values()), "the node to end", seconds=10)
+    wait_until(lambda: not any(start_ticks(pid) for pid in pids.values()), "the node to end", seconds=60)
     assert machine.command("status").wait() == 3
     machine.succeed("up")
     assert machine.cluster.running()

@@ -55,7 +55,7 @@ def namespace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
     cluster.load_images([archive])
     namespace = Namespace(kubeconfig)
     namespace.apply(pod("first", claim="data"), pod("second"), SERVICE, CLAIM)
-    namespace.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+    namespace.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=180s")
     yield namespace
     namespace.cluster("delete", "namespace", namespace.name, "--wait=false")
 
@@ -99,11 +99,15 @@ def test_the_log_of_a_pod_can_be_read(namespace: Namespace) -> None:
 @pytest.mark.parametrize("name", ["web", "web.{namespace}", "web.{namespace}.svc.cluster.local"])
 def test_a_service_is_found_by_name_and_reaches_every_pod(namespace: Namespace, name: str) -> None:
     url = f"http://{name.format(namespace=namespace.name)}/"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     answered: set[str] = set()
+    said: list[str] = []
     while answered != {"first", "second"} and time.monotonic() < deadline:
-        answered.add(namespace.probe("first", "get", url))
-    assert answered == {"first", "second"}
+        try:
+            answered.add(namespace.probe("first", "get", url))
+        except subprocess.CalledProcessError as early:  # a ready pod is known to the resolver and the proxy a bit later
+            said.append(early.stderr)
+    assert answered == {"first", "second"}, said
 
 
 def test_a_claim_is_bound_to_a_volume_that_the_pods_user_can_write(namespace: Namespace) -> None:
@@ -123,13 +127,13 @@ def test_pods_that_ask_for_more_accelerators_than_there_are_wait(namespace: Name
     advertise_gpus(namespace.cluster, node, 1, resource=resource)
     try:
         namespace.apply(pod("placed", **{resource: "1"}))
-        namespace.kubectl("wait", "--for=condition=Ready", "pod/placed", "--timeout=60s")
+        namespace.kubectl("wait", "--for=condition=Ready", "pod/placed", "--timeout=180s")
         namespace.apply(pod("waiting", **{resource: "1"}))
-        namespace.kubectl("wait", "--for=condition=PodScheduled=False", "pod/waiting", "--timeout=30s")
+        namespace.kubectl("wait", "--for=condition=PodScheduled=False", "pod/waiting", "--timeout=180s")
         message = namespace.kubectl("get", "pod", "waiting", "-o", "jsonpath={.status.conditions[0].message}")
         assert f"Insufficient {resource}" in message
         namespace.kubectl("delete", "pod", "placed")
-        namespace.kubectl("wait", "--for=condition=Ready", "pod/waiting", "--timeout=60s")
+        namespace.kubectl("wait", "--for=condition=Ready", "pod/waiting", "--timeout=180s")
     finally:
         namespace.kubectl("delete", "pod", "placed", "waiting", "--ignore-not-found")
         advertise_gpus(namespace.cluster, node, 0, resource=resource)

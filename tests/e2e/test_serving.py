@@ -29,7 +29,7 @@ def test_an_applied_model_answers_and_its_deletion_leaves_nothing(space: Space, 
     assert len(status["model"]["revision"]) == 40  # a commit, not a branch
     assert status["model"]["digest"].startswith("sha256:")
 
-    space.kubectl("delete", "llmd/support", "--timeout=30s")
+    space.kubectl("delete", "llmd/support", "--timeout=180s")
     kinds = "deployments,services,networkpolicies,poddisruptionbudgets,jobs,pvc"
     eventually(lambda: "support" not in space.kubectl("get", kinds, "-o", "name") or None, "no child")
 
@@ -62,10 +62,10 @@ def test_two_deployments_of_one_model_share_a_volume_that_can_be_shared(space: S
     assert len(space.kubectl("get", "jobs", "-o", "name").split()) == 1  # downloaded once
     (volume,) = space.kubectl("get", "pvc", "-o", "name").split()
 
-    space.kubectl("delete", "llmd/first", "--timeout=30s")
+    space.kubectl("delete", "llmd/first", "--timeout=180s")
     assert ask(gateway, "second")["status"] == 200
     assert space.kubectl("get", "pvc", "-o", "name").split() == [volume]
-    space.kubectl("delete", "llmd/second", "--timeout=30s")
+    space.kubectl("delete", "llmd/second", "--timeout=180s")
     eventually(lambda: not space.kubectl("get", "pvc", "-o", "name"), "the volume goes with the last of them")
 
 

@@ -108,7 +108,7 @@ class Lane(Site):
         self._closing = True
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
         self._supervisor.join(timeout=60)

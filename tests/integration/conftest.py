@@ -25,7 +25,7 @@ from obstore.store import S3Store
 from hack.cluster import tools
 from hack.hub import Hub
 
-DEADLINE_SECONDS = 60.0  # what takes a second on a machine with nothing else to do
+DEADLINE_SECONDS = 180.0  # what takes a second on a machine with nothing else to do
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from hack.cluster.process import ProcessEndedError, spawn, start_ticks, wait_unt
 def test_a_process_is_ended_once_asked(tmp_path: Path) -> None:
     process = spawn("sleeper", ["sleep", "60"], tmp_path / "log", dies_with_parent=True)
     assert process.alive()
-    process.stop(grace_seconds=5)
+    process.stop(grace_seconds=60)
     assert start_ticks(process.pid) is None
 
 
 def test_a_process_that_ignores_the_request_is_killed(tmp_path: Path) -> None:
     stubborn = ["sh", "-c", "trap '' TERM; echo armed; while :; do sleep 0.05; done"]
     process = spawn("stubborn", stubborn, tmp_path / "log", dies_with_parent=True)
-    wait_until(lambda: "armed" in process.log_tail(), "the trap", seconds=5, of=[process])
+    wait_until(lambda: "armed" in process.log_tail(), "the trap", seconds=60, of=[process])
     process.stop(grace_seconds=0.1)
     assert start_ticks(process.pid) is None
 
@@ -45,13 +45,13 @@ def test_a_process_follows_a_killed_parent(tmp_path: Path) -> None:
         child = int(parent.stdout.readline())
         assert start_ticks(child) is not None
         parent.send_signal(signal.SIGKILL)
-    wait_until(lambda: start_ticks(child) is None, "the child to follow", seconds=5)
+    wait_until(lambda: start_ticks(child) is None, "the child to follow", seconds=60)
 
 
 def test_waiting_for_a_process_that_ended_shows_the_end_of_its_log(tmp_path: Path) -> None:
     process = spawn("server", ["sh", "-c", "echo no such port; exit 1"], tmp_path / "log", dies_with_parent=True)
     with pytest.raises(ProcessEndedError, match="server ended while it to serve was awaited:\nno such port"):
-        wait_until(lambda: False, "it to serve", seconds=5, of=[process])
+        wait_until(lambda: False, "it to serve", seconds=60, of=[process])
 
 
 def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Cli:
 def plane() -> Iterator[ControlPlane]:
     with ControlPlane() as plane:
         plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         plane.kubectl("apply", "-f", "-", stdin=READER)
         yield plane
 

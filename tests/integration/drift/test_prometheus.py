@@ -153,7 +153,7 @@ def prometheus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         yield running
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def is_ready(url: str) -> bool:

@@ -20,7 +20,7 @@ from llmops_serving.gateway.proxy import ClientConnection
 from llmops_serving.gateway.table import Endpoint, Model, table
 from tests.integration.gateway.engine import Engine
 
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 
 
 @dataclass

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[3]
 def plane() -> Iterator[ControlPlane]:
     with ControlPlane() as plane:
         plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         yield plane
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from llmops.shell.signals import Signals
 
 MODEL = "team-a/support"
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 180.0
 
 
 class Gateway:

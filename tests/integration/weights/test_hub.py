@@ -265,7 +265,7 @@ def test_sigterm_ends_with_an_outcome_and_the_next_run_continues(hub: Hub, hub_r
     process = job.start("--source", SOURCE, "--endpoint", hub.url, "--allow-private")
     eventually(lambda: any("/cdn/" in seen.target for seen in hub.requests))
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     outcome = json.loads(job.termination.read_text())
     assert (process.returncode, outcome["outcome"]) == (75, "Downloading")
     hub.bytes_per_second = 0
