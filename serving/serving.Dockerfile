@@ -18,8 +18,10 @@ RUN python3 -m venv /tmp/builder && /tmp/builder/bin/pip install --quiet --requi
     done
 COPY hack/compiled.py /src/hack/compiled.py
 COPY hack/images/places.py /src/hack/images/places.py
-COPY operator/llmops /src/operator/llmops
-COPY serving/llmops_serving /src/serving/llmops_serving
+COPY operator/llmops/__init__.py operator/llmops/names.py /src/operator/llmops/
+COPY operator/llmops/api/__init__.py operator/llmops/api/conditions.py /src/operator/llmops/api/
+COPY serving/llmops_serving/__init__.py /src/serving/llmops_serving/
+COPY serving/llmops_serving/gateway /src/serving/llmops_serving/gateway
 RUN cd /src && LLMOPS_COMPILE_FOR=/opt/venv/bin/python /tmp/compiler/bin/python -m hack.compiled /compiled
 
 FROM ${BASE}
@@ -27,6 +29,7 @@ COPY --from=built /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 WORKDIR /app
 COPY operator/llmops /app/llmops
+COPY serving/llmops_serving /app/llmops_serving
 COPY --from=built /compiled /app
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app
 USER 65532:65532

@@ -44,7 +44,7 @@ ImageName = Annotated[
     Matches(
         "[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
         "(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?",
-        "'{self}' is not an image reference: write it like registry.example.com/vllm:v0.14.1, without a scheme",
+        "'{self}' is not an image reference: write it like registry.example.com/vllm:v0.32.0, without a scheme",
     ),
 ]
 

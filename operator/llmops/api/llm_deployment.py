@@ -187,7 +187,7 @@ class EngineSpec(SpecModel):
 
     image: ImageName | None = Field(
         default=None,
-        description="Engine image. Default: the profile's. Example: registry.example.com/vllm-openai:v0.14.1.",
+        description="Engine image. Default: the profile's. Example: registry.example.com/vllm-openai:v0.32.0.",
     )
     dtype: Literal["auto", "half", "float16", "bfloat16", "float", "float32"] = Field(
         default="auto", description="Number format of weights and activations. Default: auto, the model's own."
