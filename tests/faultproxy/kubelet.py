@@ -36,6 +36,10 @@ class PodStatuses:
     ) -> None:
         self._ended.set()
 
+    def begin(self, namespace: str) -> None:
+        """Let trainings of a namespace go on until `finish`, as at the start."""
+        self._finishing.discard(namespace)
+
     def finish(self, namespace: str) -> None:
         """Let every training of a namespace, now and later, end well."""
         self._finishing.add(namespace)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import unified_diff
 from functools import partial
+from queue import Empty, SimpleQueue
 
 from tests.apiserver.operating import eventually
 from tests.faultproxy.calls import Call
@@ -85,6 +86,7 @@ def run(lane: Lane, hands: Hands, points: Run, expected: Reference) -> list[Outc
     names = [step.name for step in workflow.steps]
     last = max(names.index(point.step) for point in points)
     due = {point.step: point for point in points}
+    before = len(lane.proxy.writes(hands.namespace)), len(lane.exits)
     for step in (*workflow.steps[: last + 1], workflow.steps[-1]):
         point = due.pop(step.name, None)
         outcome, problem = _step(lane, hands, step, point, expected)
@@ -95,7 +97,7 @@ def run(lane: Lane, hands: Hands, points: Run, expected: Reference) -> list[Outc
             return outcomes
         if point and point.fault == Fault.DELETED and outcome.write:
             break
-    outcomes[-1].problem = _judged(lane, hands, points, expected)
+    outcomes[-1].problem = _judged(lane, hands, points, expected, before)
     return outcomes
 
 
@@ -142,13 +144,13 @@ def _passed(lane: Lane, hands: Hands, planned: tuple[str, int] | None) -> bool:
     return False
 
 
-def _judged(lane: Lane, hands: Hands, points: Run, expected: Reference) -> str:
-    """What the other oracles say after the last step."""
+def _judged(lane: Lane, hands: Hands, points: Run, expected: Reference, before: tuple[int, int]) -> str:
+    """What the other oracles say after the last step; `before` are the writes and exits there had been."""
     if broken := [line for line in lane.proxy.standing.violations if f" {hands.namespace}: " in line]:
         return "; ".join(broken)
-    if lane.exits:
-        return f"operators ended by themselves: {lane.exits}"
-    more = created(lane.proxy.writes(hands.namespace)) - expected.created
+    if exits := lane.exits[before[1] :]:
+        return f"operators ended by themselves: {exits}"
+    more = created(lane.proxy.writes(hands.namespace)[before[0] :]) - expected.created
     if more and all(point.fault != Fault.RECREATED for point in points):
         return f"created once more than needed: {dict(more)}"
     return ""
@@ -182,18 +184,32 @@ def _done(hands: Hands, workflow: Workflow, step: Step) -> bool:
 def run_lane(
     lane: Lane, pods: PodStatuses, runs: Iterable[Run], references: dict[str, Reference], *, at_once: int
 ) -> list[Outcome]:
-    """Do the runs on one lane, each in the next namespace: those that kill one after the other, the others together."""
-    client = client_of(lane.administrator)
-    work = list(zip(runs, lane.namespaces, strict=True))
+    """Do the runs on one lane: those that kill one after the other, the others `at_once` at a time.
 
-    def one(item: tuple[Run, str]) -> list[Outcome]:
-        points, namespace = item
+    A run that went well leaves its namespace empty, and the next one takes it: an operator that follows a hundred
+    namespaces holds a thousand watches, and it is them that would be tried.
+    """
+    client = client_of(lane.administrator)
+    work, spaces = list(runs), SimpleQueue[str]()
+    for namespace in lane.namespaces:
+        spaces.put(namespace)
+
+    def one(points: Run) -> list[Outcome]:
         try:
-            return run(lane, Hands(client, pods, namespace, lane.name), points, references[points[0].workflow.name])
+            namespace = spaces.get_nowait()
+        except Empty:
+            return [Outcome(points[0], problem="not run: too much had gone wrong on its lane")]
+        hands = Hands(client, pods, namespace, lane.name)
+        pods.begin(hands.namespace)
+        try:
+            outcomes = run(lane, hands, points, references[points[0].workflow.name])
         except Exception as error:  # noqa: BLE001 - a point that breaks the harness is an outcome, too
             return [Outcome(points[0], problem=f"{type(error).__name__}: {error}")]
+        if not any(outcome.problem for outcome in outcomes):
+            spaces.put(hands.namespace)
+        return outcomes
 
     with ThreadPoolExecutor(at_once) as pool:
-        outcomes = list(pool.map(one, [item for item in work if not item[0][0].fault.kills]))
-    outcomes += [one(item) for item in work if item[0][0].fault.kills]
+        outcomes = list(pool.map(one, [points for points in work if not points[0].fault.kills]))
+    outcomes += [one(points) for points in work if points[0].fault.kills]
     return [outcome for some in outcomes for outcome in some]

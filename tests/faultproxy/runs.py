@@ -15,6 +15,8 @@ from tests.faultproxy.lane import Lane, client_of
 from tests.faultproxy.matrix import Outcome, Point, Reference, Run, reference, run_lane
 from tests.faultproxy.workflows import WORKFLOWS, Hands
 
+SPARE = 4  # namespaces of a lane that may be left in a state that is not as it should be
+
 
 def references(plane: ControlPlane, directory: Path, pods: PodStatuses) -> dict[str, Reference]:
     """Every workflow once, without faults, side by side."""
@@ -90,7 +92,8 @@ def outcomes(
 
         def one(number: int) -> list[Outcome]:
             mine = every[number::lanes]
-            lane = Lane(plane, directory, f"lane-{number}", [f"lane-{number}-{each}" for each in range(len(mine))])
+            spaces = [f"lane-{number}-{each}" for each in range(min(len(mine), at_once + SPARE))]
+            lane = Lane(plane, directory, f"lane-{number}", spaces)
             stack.enter_context(lane)
             return run_lane(lane, pods, mine, found, at_once=at_once)
 
