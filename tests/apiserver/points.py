@@ -69,6 +69,12 @@ class Space:
         status = {"phase": phase, "containerStatuses": [{**state, "state": {"terminated": ended}}]}
         self.kubectl("patch", pod, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
 
+    def weights(self) -> str:
+        """The Job that fetches the model; its name."""
+        labels = ["-l", "app.kubernetes.io/component=weights", "-o", "name"]
+        found = eventually(lambda: self.kubectl("get", "jobs", *labels).split(), "the Job of the weights", WAIT_SECONDS)
+        return found[0].rpartition("/")[2]
+
     def run(self, cron_job: str, due: datetime) -> str:
         """Start a CronJob's Job as its controller does at `due`; the Job's name."""
         name = f"{cron_job}-{int(due.timestamp()) // 60}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import pytest
 
 from hack.cluster.controlplane import ControlPlane
 from hack.dashboards.questions import BACKUP
+from llmops.cli.repo import recovered
+from llmops_serving.jobs import backup
+from llmops_serving.jobs.repository.format import Manifest, PointRef
 from tests.apiserver import points
 from tests.apiserver.operating import Operator, audited_plane, eventually, own_plane
 from tests.apiserver.points import WAIT_SECONDS, Space, point
@@ -102,3 +106,40 @@ def test_without_spec_backup_there_is_nothing_to_point_at(space: Space) -> None:
     eventually(lambda: space.names("cronjobs") == ["support-backup"], "the schedule", WAIT_SECONDS)
     space.deploy(None)
     eventually(lambda: space.names("cronjobs") == [], "no schedule", WAIT_SECONDS)
+
+
+def test_what_traffic_taught_comes_back_in_an_empty_namespace(space: Space) -> None:
+    at, files = "2026-11-20T03:00:00Z", {"outcome": "Complete", "digest": "sha256:1f0c", "bytes": 7}
+    target = {name: points.BACKUP[name] for name in ("target", "secretRef")}
+    spec = {"model": {"source": "hf://org/model"}, "replicas": 0, "drift": {}, "backup": target}
+    space.apply("LLMDeployment", "support", spec)
+    space.finish(space.weights(), {**files, "revision": "0123456789" * 4})
+    eventually(lambda: "support-drift" in space.names("configmaps"), "what is remembered", WAIT_SECONDS)
+    learned = space.get("configmap", "support-drift")["data"]
+
+    space.apply("ModelBackup", "before", {"deployment": "support", "point": at})
+    eventually(lambda: "before-point" in space.names("jobs"), "the Job that makes the point", WAIT_SECONDS)
+    container = space.get("job", "before-point")["spec"]["template"]["spec"]["containers"][0]
+    job = backup.arguments().parse_args(container["args"])
+    assert job.config_map == ["support-drift=/baselines"]
+    documents = {
+        "deployment.json": json.loads(job.resource[0]),
+        "learned.json": {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "support-drift"}}
+        | {"data": learned},
+    }
+
+    space.kubectl("delete", "llmd/support", "mbak/before")
+    eventually(lambda: "support-drift" not in space.names("configmaps"), "nothing of it to be left", WAIT_SECONDS)
+    for resource in recovered(Manifest(PointRef("support", "20261120T030000Z"), (), documents)):
+        space.kubectl("apply", "-f", "-", stdin=json.dumps(resource))
+    space.finish(space.weights(), {**files, "revision": f"support@{at}"})
+    space.wait("llmd", "support", "WeightsReady", "Verified")
+    owner = space.get("llmd", "support")["metadata"]["uid"]
+
+    def owned() -> bool:
+        references = space.get("configmap", "support-drift")["metadata"].get("ownerReferences", [])
+        return [each["uid"] for each in references] == [owner]
+
+    eventually(owned, "it to be the new deployment's own", WAIT_SECONDS)
+    space.wait("llmd", "support", "Drifted", "NoPrometheus")
+    assert space.get("configmap", "support-drift")["data"] == learned

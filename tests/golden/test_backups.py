@@ -15,7 +15,7 @@ from llmops.api.model_backup import ModelBackup
 from llmops.config import Config
 from llmops.desired import adapters, backups, weights
 from llmops.desired.adapters import Adapter
-from llmops.desired.backups import Points
+from llmops.desired.backups import Held, Points
 
 HERE = Path(__file__).parent / "backups"
 UID = "00000000-0000-0000-0000-000000000001"
@@ -60,16 +60,16 @@ def deployment(model: Json, backup: Json) -> LLMDeployment:
 def cron_jobs(model: Json, backup: Json, *, weights_ready: bool = True, **points: Any) -> list[Json]:
     known = Points(**{"any": True, **points})
     llm = deployment(model, backup)
-    return backups.objects(llm, CONFIG, points=known, weights_ready=weights_ready, adapters=[ADAPTER])
+    return backups.objects(llm, CONFIG, points=known, weights_ready=weights_ready, beside=Held([ADAPTER]))
 
 
-def one_point(model: Json, backup: Json, adapter: Adapter = ADAPTER) -> list[Json]:
+def one_point(model: Json, backup: Json, adapter: Adapter = ADAPTER, *, baselines: bool = False) -> list[Json]:
     meta = {"name": "before-upgrade", "namespace": "team-a", "uid": UID, "creationTimestamp": "2026-11-20T09:30:00Z"}
     manifest = {"apiVersion": "llmops.dev/v1alpha1", "kind": "ModelBackup", "metadata": meta}
     wanted = ModelBackup.from_manifest({**manifest, "spec": {"deployment": "support"}})
     llm = deployment(model, backup)
     assert llm.spec.backup is not None
-    return backups.point(wanted, llm, llm.spec.backup, CONFIG, [adapter])
+    return backups.point(wanted, llm, llm.spec.backup, CONFIG, Held([adapter], baselines))
 
 
 HELD = ("team-a-support@2026-11-01T03:00:00Z",)
@@ -79,6 +79,7 @@ CASES: dict[str, Callable[[], list[Json]]] = {
     "weights-not-there-yet": lambda: cron_jobs(HUB, EVERYTHING, any=False, weights_ready=False),
     "by-hand-on-a-volume": lambda: cron_jobs(HUB, {"target": "pvc://backups/llm", "secretRef": {"name": "key"}}),
     "one-point": lambda: one_point(HUB, S3),
+    "one-point-with-baselines": lambda: one_point(HUB, S3, baselines=True),
     "one-point-on-a-volume": lambda: one_point(
         {"source": "pvc://models/llama"}, {"target": "pvc://backups", "secretRef": {"name": "key"}}
     ),

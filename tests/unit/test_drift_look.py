@@ -21,10 +21,10 @@ from llmops.api.drift import (
     Watched,
 )
 from llmops.api.drift_state import Doubt, Remembered, State
-from llmops.api.llm_deployment import LLMDeployment, ModelStatus
+from llmops.api.llm_deployment import AdapterStatus, LLMDeployment, ModelStatus
 from llmops.config import Config
 from llmops.judge.drift.baseline import Histogram
-from llmops.judge.drift.identity import keys
+from llmops.judge.drift.identity import keys, served
 from llmops.judge.drift.look import Evidence, Look, Subject, look
 from llmops.judge.drift.replay import Stretch
 
@@ -170,8 +170,10 @@ def test_a_bar_set_by_hand_counts_at_once() -> None:
     assert onset.threshold == 0.9
 
 
-def deployed(**engine: Any) -> LLMDeployment:
-    spec = {"model": {"source": "hf://o/m"}, "replicas": 1, "engine": engine}
+def deployed(source: str = "hf://o/m", **engine: Any) -> LLMDeployment:
+    spec: dict[str, Any] = {"model": {"source": source}, "replicas": 1, "engine": engine}
+    if source.startswith("backup://"):
+        spec["backup"] = {"target": "s3://backups/llm", "secretRef": {"name": "backups"}}
     return LLMDeployment.from_manifest(
         {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": {"name": "m"}, "spec": spec}
     )
@@ -195,5 +197,36 @@ OUT = [signal for signal in SERIES if signal not in INPUTS]
     ],
 )
 def test_what_a_baseline_is_valid_for(engine: dict[str, Any], model: ModelStatus, learned_anew: Sequence[str]) -> None:
-    before, after = keys(deployed(), V1, CONFIG), keys(deployed(**engine), model, CONFIG)
+    known = served(deployed(), V1, None)
+    before = keys(deployed(), known, CONFIG)
+    after = keys(deployed(**engine), served(deployed(**engine), model, known), CONFIG)
     assert [signal for signal in before if before[signal] != after[signal]] == learned_anew
+
+
+def test_what_was_learned_of_a_model_holds_for_the_same_files_out_of_a_restore_point() -> None:
+    point = "support@2026-11-20T03:00:00Z"
+    restored = deployed(source=f"backup://{point}")
+    before = served(deployed(), ModelStatus(revision="v1", digest="sha256:1f0c"), None)
+
+    def learned_anew(digest: str | None) -> list[str]:
+        after = served(restored, ModelStatus(revision=point, digest=digest), before)
+        old, new = keys(deployed(), before, CONFIG), keys(restored, after, CONFIG)
+        return [signal for signal in old if old[signal] != new[signal]]
+
+    assert learned_anew("sha256:1f0c") == []
+    assert learned_anew("sha256:another") == list(SERIES)
+    assert learned_anew(None) == list(SERIES)
+
+
+def test_a_restored_adapter_is_the_one_that_was_served() -> None:
+    model = served(deployed(), V1, None)
+
+    def key(*digests: str) -> dict[Signal, str]:
+        llm = deployed()
+        adapters = [AdapterStatus(name="tickets", source="finetune://t", digest=digest) for digest in digests]
+        status = llm.status.model_copy(update={"adapters": adapters})
+        return keys(llm.model_copy(update={"status": status}), model, CONFIG)
+
+    trained, restored = key(f"sha256:{'1f0c' * 16}"), key(f"sha256:{'1f0c' * 4}")
+    assert trained == restored
+    assert trained != key()

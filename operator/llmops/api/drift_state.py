@@ -62,9 +62,18 @@ class Memory(Frozen):
         return self.state in (State.LEARNING, State.REBASED)
 
 
-class Memories(Frozen):
-    """All of one deployment: by signal, and when each action was last taken."""
+class Served(Frozen):
+    """The model that baselines are about: its files by `digest`, and where they came from when they were first met."""
 
+    source: str
+    revision: str | None = None
+    digest: str | None = None
+
+
+class Memories(Frozen):
+    """All of one deployment: by signal, and when each action was last taken. `served`: what the keys were made of."""
+
+    served: Served | None = None
     signals: dict[Signal, Memory] = Field(default_factory=dict)
     actions: dict[Action, datetime] = Field(default_factory=dict)
 

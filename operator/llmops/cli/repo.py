@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from llmops import names
+from llmops.desired.drift import memory_name
 from llmops.judge.retention import Policy
 from llmops_serving.jobs.repository.collect import collect, drop, hold
 from llmops_serving.jobs.repository.errors import KeyWrong, RepositoryError
@@ -24,6 +26,8 @@ from llmops_serving.jobs.repository.read import restore
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.repository.target import Target
 from llmops_serving.jobs.repository.verify import Depth, Report, verify
+
+Json = dict[str, Any]
 
 KEY_VARIABLE = "LLMOPS_REPOSITORY_KEY"
 
@@ -182,29 +186,42 @@ def rotate_key(new_key_file: Path, target: TargetUrl, key_file: KeyFile = None) 
         _open(target, key_file).rotate(new_key_file.read_bytes())
 
 
-def recovered(manifest: Manifest) -> list[dict[str, Any]]:
-    """The point's resources, ready to apply: without status and server-set metadata, the model from the backup."""
+def recovered(manifest: Manifest) -> list[Json]:
+    """The point's resources, ready to apply: without status and server-set metadata, the model from the backup.
+
+    Deployments come last: what one has learned must be there when it is looked at first.
+    """
+    documents = [each for each in manifest.documents.values() if isinstance(each, dict) and "kind" in each]
+    deployments = [each for each in documents if each["kind"] == "LLMDeployment"]
+    learned = {memory_name(each["metadata"]["name"]): each["metadata"] for each in deployments}
     resources = []
-    for document in manifest.documents.values():
-        if not isinstance(document, dict) or "kind" not in document:
-            continue
+    for document in sorted(documents, key=lambda each: bool(each["kind"] == "LLMDeployment")):
         metadata = document.get("metadata", {})
         kept = {key: metadata[key] for key in ("name", "namespace", "labels", "annotations") if key in metadata}
         resource = {**{key: value for key, value in document.items() if key != "status"}, "metadata": kept}
         if document["kind"] == "LLMDeployment":
-            model = {**document["spec"]["model"], "source": f"backup://{manifest.ref.source}"}
-            for of_the_old_source in ("revision", "secretRef"):
-                model.pop(of_the_old_source, None)
-            came_along = {file.path.split("/")[1] for file in manifest.files if file.path.startswith(ADAPTERS)}
-            adapters = [
-                {**adapter, "source": model["source"]} if adapter["name"] in came_along else adapter
-                for adapter in document["spec"].get("adapters", [])
-            ]
-            backup = {key: value for key, value in document["spec"].get("backup", {}).items() if key != "weights"}
-            changed = {"model": model, "backup": backup, "adapters": adapters}
-            resource["spec"] = {**document["spec"], **{key: value for key, value in changed.items() if value}}
+            resource["spec"] = _restoring(document["spec"], manifest)
+        if document["kind"] == "ConfigMap" and (of := learned.get(kept["name"])):
+            # With these labels the operator finds it, and makes it the deployment's own.
+            kept["labels"] = {**names.MANAGED_BY, names.LABEL_DEPLOYMENT: of["name"]}
+            kept |= {"namespace": of["namespace"]} if "namespace" in of else {}
         resources.append(resource)
     return resources
+
+
+def _restoring(spec: Json, manifest: Manifest) -> Json:
+    """A deployment's spec that takes model and adapters out of the point."""
+    model = {**spec["model"], "source": f"backup://{manifest.ref.source}"}
+    for of_the_old_source in ("revision", "secretRef"):
+        model.pop(of_the_old_source, None)
+    came_along = {file.path.split("/")[1] for file in manifest.files if file.path.startswith(ADAPTERS)}
+    adapters = [
+        {**adapter, "source": model["source"]} if adapter["name"] in came_along else adapter
+        for adapter in spec.get("adapters", [])
+    ]
+    backup = {key: value for key, value in spec.get("backup", {}).items() if key != "weights"}
+    changed = {"model": model, "backup": backup, "adapters": adapters}
+    return {**spec, **{key: value for key, value in changed.items() if value}}
 
 
 def _open(target: str, key_file: Path | None) -> Repository:

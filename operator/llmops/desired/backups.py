@@ -15,13 +15,14 @@ from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.model_backup import ModelBackup
 from llmops.config import Config
 from llmops.desired import adapters as loras
-from llmops.desired import engine, metadata, repository, weights
+from llmops.desired import drift, engine, metadata, repository, weights
 from llmops.desired.adapters import Adapter
 
 Json = dict[str, Any]
 
 BACKUP, VERIFY, DRILL, COLLECT = "backup", "verify", "drill", "collect"
 SCRATCH_MOUNT = "/scratch"
+BASELINES_MOUNT = "/baselines"
 SCHEDULED_JOB = "LLMOPS_SCHEDULED_JOB"
 CRON_JOB_NAME_LIMIT = 52  # Kubernetes appends the minute to it for the Job's name
 # A run that the cluster could not start in time is made up for within this, and skipped after it.
@@ -78,16 +79,27 @@ def job_name(backup: ModelBackup) -> str:
     return names.bounded(backup.metadata.name, "point")
 
 
-def objects(
-    llm: LLMDeployment, config: Config, *, points: Points, weights_ready: bool, adapters: Sequence[Adapter]
-) -> list[Json]:
+@dataclass(frozen=True)
+class Held:
+    """What goes into a point beside the model and its deployment.
+
+    Attributes:
+        adapters: Those that can be loaded.
+        baselines: Whether the deployment has learned what its traffic looks like.
+    """
+
+    adapters: Sequence[Adapter] = ()
+    baselines: bool = False
+
+
+def objects(llm: LLMDeployment, config: Config, *, points: Points, weights_ready: bool, beside: Held) -> list[Json]:
     """The CronJobs of an LLMDeployment; none without spec.backup."""
     spec = llm.spec.backup
     if spec is None:
         return []
     wanted = []
     if spec.schedule and weights_ready:  # half a download is no point to go back to
-        pod = _backing_up(llm, spec, config, adapters, name=points_name(llm))
+        pod = _backing_up(llm, spec, config, beside, name=points_name(llm))
         job_of_pod = {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/job-name']"}}
         pod["containers"][0]["env"].append({"name": SCHEDULED_JOB, "valueFrom": job_of_pod})
         pod["containers"][0]["args"].append(f"--scheduled-by=$({SCHEDULED_JOB})")
@@ -101,11 +113,9 @@ def objects(
     return wanted
 
 
-def point(
-    backup: ModelBackup, llm: LLMDeployment, spec: BackupSpec, config: Config, adapters: Sequence[Adapter]
-) -> list[Json]:
+def point(backup: ModelBackup, llm: LLMDeployment, spec: BackupSpec, config: Config, beside: Held) -> list[Json]:
     """The Job that makes the point of a ModelBackup, which owns it."""
-    pod = _backing_up(llm, spec, config, adapters, name=ref(llm, backup.taken))
+    pod = _backing_up(llm, spec, config, beside, name=ref(llm, backup.taken))
     owner = {**metadata.owner(llm), "kind": "ModelBackup", "name": backup.metadata.name, "uid": backup.metadata.uid}
     meta = _metadata(llm, job_name(backup), BACKUP) | {"ownerReferences": [owner]}
     return [{"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": _job_spec(meta["labels"], pod)}]
@@ -127,17 +137,19 @@ def record(llm: LLMDeployment, due: datetime) -> Json:
     }
 
 
-def _backing_up(
-    llm: LLMDeployment, spec: BackupSpec, config: Config, adapters: Sequence[Adapter], *, name: str
-) -> Json:
+def _backing_up(llm: LLMDeployment, spec: BackupSpec, config: Config, beside: Held, *, name: str) -> Json:
     container = repository.container(BACKUP, "backup", spec, config)
     mount = weights.mount(llm)
-    volumes, mounts = _adapter_volumes(llm, adapters)
+    volumes, mounts = _adapter_volumes(llm, beside.adapters)
+    learned = [drift.memory_name(llm.metadata.name)] if beside.baselines else []
+    volumes += [{"name": "baselines", "configMap": {"name": each, "optional": True}} for each in learned]
+    mounts += [{"name": "baselines", "mountPath": BASELINES_MOUNT, "readOnly": True} for _ in learned]
     container["volumeMounts"] += [mount.mount, *mounts]
     container["args"] += [
         f"--name={name}",
         f"--weights={spec.weights}",
         f"--resource={_resource(llm)}",
+        *(f"--config-map={each}={BASELINES_MOUNT}" for each in learned),
         *_origin(llm, spec),
         *(
             [f"--lock-mode={spec.object_lock.mode.upper()}", f"--lock-days={spec.object_lock.days}"]
@@ -145,7 +157,7 @@ def _backing_up(
             else []
         ),
         mount.model_path,
-        *(f"adapters/{adapter.name}={loras.place(adapter)}" for adapter in adapters),
+        *(f"adapters/{adapter.name}={loras.place(adapter)}" for adapter in beside.adapters),
     ]
     pod = repository.pod(config, spec, container)
     pod["volumes"] += [mount.volume, *volumes]

@@ -16,9 +16,9 @@ from llmops.api.conditions import ConditionType, Reason
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.model_backup import ModelBackup
 from llmops.api.problem import NeedsUser
-from llmops.desired import backups
+from llmops.desired import backups, drift
 from llmops.judge import backups as verdict
-from llmops.judge import outcomes, retention, schedule
+from llmops.judge import outcomes, ownership, retention, schedule
 from llmops.judge.verdict import Verdict
 from llmops.judge.weights import Progress
 from llmops.shell import adapters, ended, observe, report
@@ -73,8 +73,8 @@ async def keep(llm: LLMDeployment, looked: observe.Seen, world: World) -> Kept:
     gap = schedule.longest_gap(spec.schedule, spec.time_zone, now) if spec.schedule and not spec.suspend else None
     world.backups.see(key, Standing(held, gap, _begun(llm, children)))
     dropped = {ref for run in seen if run.kind == "Collect" for ref in run.outcome.get("dropped", ())}
-    loras = adapters.loadable(looked.adapters.known)
-    wanted = backups.objects(llm, world.config, points=points, weights_ready=looked.weights.ready, adapters=loras)
+    beside = backups.Held(adapters.loadable(looked.adapters.known), _learned(llm, children))
+    wanted = backups.objects(llm, world.config, points=points, weights_ready=looked.weights.ready, beside=beside)
     wanted += [
         backups.record(llm, due)
         for run in seen
@@ -89,6 +89,13 @@ async def keep(llm: LLMDeployment, looked: observe.Seen, world: World) -> Kept:
         verdict=verdict.verdict(spec, held, seen, progress, now),
         again=verdict.next_look(spec, held, seen, now),
     )
+
+
+def _learned(llm: LLMDeployment, children: Sequence[Json]) -> bool:
+    """Whether there are baselines of ours to keep. A ConfigMap that somebody else made under the name is not read."""
+    wanted = ("ConfigMap", drift.memory_name(llm.metadata.name))
+    found = (child for child in children if (child["kind"], child["metadata"]["name"]) == wanted)
+    return any(llm.metadata.uid in ownership.owner_uids(child) for child in found)
 
 
 def _begun(llm: LLMDeployment, children: Sequence[Json]) -> datetime | None:
@@ -137,7 +144,8 @@ async def model_backup(key: Key, world: World) -> timedelta | None:
         return resync
     run = await _last_words(_own(backup, llm, seen), world)
     try:
-        waiting = await _start(live, backup, llm, run, world)
+        learned = llm is not None and _learned(llm, siblings)
+        waiting = await _start(live, backup, llm, run, world, learned=learned)
     except NeedsUser as problem:
         waiting = Verdict("False", problem.reason, problem.message)
     after = verdict.point_status(backup, run, await _progress(run, world), waiting, world.now())
@@ -168,7 +176,13 @@ async def _last_words(run: verdict.Run | None, world: World) -> verdict.Run | No
 
 
 async def _start(
-    live: Json, backup: ModelBackup, llm: LLMDeployment | None, run: verdict.Run | None, world: World
+    live: Json,
+    backup: ModelBackup,
+    llm: LLMDeployment | None,
+    run: verdict.Run | None,
+    world: World,
+    *,
+    learned: bool,
 ) -> Verdict | None:
     """Create the Job when there is none; what it waits for otherwise.
 
@@ -187,7 +201,8 @@ async def _start(
         said = "The weights of the deployment are not verified yet; the backup begins when they are."
         return Verdict("Unknown", Reason.NOT_BACKED_UP, said)
     loras = adapters.loadable(await adapters.known_of(llm, llm.status.model, world))
-    wanted = backups.point(backup, llm, llm.spec.backup, world.config, loras)
+    beside = backups.Held(loras, learned)
+    wanted = backups.point(backup, llm, llm.spec.backup, world.config, beside)
     done = await converge(world.cluster, world.mirror, live, wanted, [], removable=())
     log.info("converged", key=f"ModelBackup/{backup.metadata.namespace}/{backup.metadata.name}", done=done)
     return None

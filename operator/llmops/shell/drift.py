@@ -12,8 +12,7 @@ from llmops.api import drift as api
 from llmops.api.drift_state import Doubt, Remembered
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.desired import drift as desired
-from llmops.judge.drift import history, lifecycle
-from llmops.judge.drift.identity import keys
+from llmops.judge.drift import history, identity, lifecycle
 from llmops.judge.drift.look import Look, Subject, look
 from llmops.judge.status import Serving
 from llmops.judge.verdict import Verdict
@@ -43,10 +42,12 @@ async def watch(llm: LLMDeployment, live: Json, key: Key, seen: Seen, world: Wor
         world.traffic.forget(key)
         return Watch()
     before = await _remembered(llm, seen.children, world)
+    served = identity.served(llm, seen.weights.model, before.memories.served) if seen.weights.ready else None
     subject = Subject(
         watched=desired.watched(llm),
         spec=spec,
-        keys=keys(llm, seen.weights.model, world.config) if seen.weights.ready else {},
+        keys=identity.keys(llm, served, world.config) if served else {},
+        served=served,
         inhibited=_inhibited(seen.serving),
         acknowledged=llm.metadata.annotations.get(api.ACKNOWLEDGED_ANNOTATION, ""),
         rebased=llm.metadata.annotations.get(api.REBASED_ANNOTATION, ""),

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from llmops.api.conditions import Reason
 from llmops.api.drift import ActionSpec, DriftSpec, FrozenBaseline, Signal, Watched, moment
-from llmops.api.drift_state import Doubt, Memories, Memory, Remembered, State
+from llmops.api.drift_state import Doubt, Memories, Memory, Remembered, Served, State
 from llmops.judge.drift import evidence as reading
 from llmops.judge.drift import history, lifecycle
 from llmops.judge.drift.condition import condition
@@ -30,13 +30,14 @@ class Evidence:
 class Subject:
     """The deployment as far as drift is concerned.
 
-    `keys`: what baselines must be valid for; empty while nobody knows which bytes are served. `inhibited`: why no
-    verdict can be given now. `acknowledged`, `rebased`: the annotations' texts.
+    `keys`: what baselines must be valid for, made of `served`; empty while nobody knows which bytes are served.
+    `inhibited`: why no verdict can be given now. `acknowledged`, `rebased`: the annotations' texts.
     """
 
     watched: Watched
     spec: DriftSpec
     keys: Mapping[Signal, str]
+    served: Served | None = None
     inhibited: Doubt | None = None
     acknowledged: str = ""
     rebased: str = ""
@@ -68,7 +69,7 @@ def look(subject: Subject, before: Remembered, evidence: Evidence | None, now: d
     actions = lifecycle.due(subject.spec.actions if began else (), before.memories.actions, now)
     after = Remembered(
         baselines=tuple(baseline for _, baseline in judged.values() if baseline),
-        memories=Memories(signals=memories, actions=dict(actions.taken)),
+        memories=Memories(served=subject.served, signals=memories, actions=dict(actions.taken)),
     )
     verdict = condition(memories, subject.spec, name=subject.watched.model)
     return Look(after, verdict, actions.actions, min(began, default=None))
