@@ -20,6 +20,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hack.model.train import config
+
 VOCABULARY = 16_000
 ROWS, TOKENS = 2, 96  # of one step
 BASE_STEPS, BASE_RATE = 20, 3e-4
@@ -50,17 +52,10 @@ def main(folder: Path) -> None:
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=18,
-        num_attention_heads=16,
-        num_key_value_heads=16,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-        dtype="float32",
-    )
+    """The demo model's, with a shape of its own."""
+    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 18}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
+    return LlamaConfig(**{**config(tokenizer).to_dict(), **shape, **heads, "tie_word_embeddings": False})
 
 
 def _train(model: torch.nn.Module, rows: Iterator[torch.Tensor], steps: int, rate: float, name: str) -> None:
