@@ -18,11 +18,21 @@ class Failure(Exception):
 class Bench:
     """A queue whose work is a table: key -> what each look at it does."""
 
-    def __init__(self, work: Callable[[str], Awaitable[timedelta | None]], workers: int = 4) -> None:
+    def __init__(
+        self,
+        work: Callable[[str], Awaitable[timedelta | None]],
+        workers: int = 4,
+        before: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self.outcomes: list[Outcome[str]] = []
         self.seen = asyncio.Event()
         self.queue = Wakeups(
-            work, workers=workers, done=self._done, clock=asyncio.get_running_loop().time, jitter=lambda: 0.0
+            work,
+            workers=workers,
+            done=self._done,
+            clock=asyncio.get_running_loop().time,
+            jitter=lambda: 0.0,
+            before=before,
         )
 
     def _done(self, outcome: Outcome[str]) -> None:
@@ -176,3 +186,27 @@ def test_an_appointment_that_comes_while_a_key_is_worked_on_does_not_work_on_it_
         return most, looks
 
     assert asyncio.run(scenario()) == (1, 2)
+
+
+def test_while_nobody_may_work_nothing_fails_and_nothing_is_late() -> None:
+    async def scenario() -> tuple[list[str], float, float, list[BaseException | None]]:
+        asked, allowed, looked = asyncio.Event(), asyncio.Event(), list[str]()
+
+        async def work(key: str) -> None:
+            looked.append(key)
+
+        async def before() -> None:
+            asked.set()
+            await allowed.wait()
+
+        bench = Bench(work, workers=1, before=before)
+        for key in ("a", "b", "c"):
+            bench.queue.wake(key)
+        task = asyncio.create_task(bench.until(3))
+        await asked.wait()
+        seen, late = list(looked), bench.queue.lateness
+        allowed.set()
+        await task
+        return seen, late, bench.queue.lateness, [outcome.error for outcome in bench.outcomes]
+
+    assert asyncio.run(scenario()) == ([], 0.0, 0.0, [None, None, None])

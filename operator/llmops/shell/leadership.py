@@ -55,6 +55,7 @@ class Leadership:
         self._cluster, self._namespace, self._name, self._identity = cluster, namespace, name, identity
         self._pod, self._clock, self._jitter = pod, clock, jitter
         self._renewed: float | None = None
+        self._renewal = asyncio.Event()
         self._seen: tuple[str, float] = ("", 0.0)
         self._standing = 0.0  # how long the Lease of another still has to stand still before it is free
 
@@ -71,6 +72,12 @@ class Leadership:
         """
         if not self.sure:
             raise Unavailable(0, f"not sure to hold Lease {self._namespace}/{self._name}: nothing is written")
+
+    async def until_sure(self) -> None:
+        """Wait until this process may write, however long that takes."""
+        while not self.sure:
+            self._renewal.clear()
+            await self._renewal.wait()
 
     async def acquire(self, *, standing_by: Callable[[], None]) -> None:
         """Wait until this process is the leader; `standing_by` is called while another one is."""
@@ -122,6 +129,7 @@ class Leadership:
         except (ApiError, TimeoutError) as error:
             log.log(_level(error), "lease attempt failed", error=str(error) or type(error).__name__)
             return False
+        self._renewal.set()
         self._renewed = began  # counted from before the request: what the others saw can only be later
         return True
 

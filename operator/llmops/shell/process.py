@@ -108,7 +108,7 @@ class Process:
             jitter=random.random,
         )
         cluster = Cluster(self._connection, observe_call=self._metrics.observe_call, may_write=leadership.check)
-        world, wakeups, signals = self._wire(cluster)
+        world, wakeups, signals = self._wire(cluster, leadership)
         runner = await health.serve(
             self._health_port,
             registry=self._metrics.registry,
@@ -129,12 +129,17 @@ class Process:
             await cluster.close()
             await lease_cluster.close()
 
-    def _wire(self, cluster: Cluster) -> tuple[World, Wakeups[Key], Signals]:
+    def _wire(self, cluster: Cluster, leadership: Leadership) -> tuple[World, Wakeups[Key], Signals]:
         async def work(key: Key) -> timedelta | None:
             return await RECONCILERS[key.kind](key, world)
 
         wakeups = Wakeups[Key](
-            work, workers=self._config.workers, done=self._done, clock=time.monotonic, jitter=random.random
+            work,
+            workers=self._config.workers,
+            done=self._done,
+            clock=time.monotonic,
+            jitter=random.random,
+            before=leadership.until_sure,
         )
 
         def wake(key: Key) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,7 +35,8 @@ class Wakeups(Generic[K]):
 
     `work(key)` returns when to look again, or `None` for "when something changes". What it raises is reported to
     `done` and retried: 1 s, doubling to 5 minutes, with jitter, so that one poisoned object costs little and delays
-    nobody.
+    nobody. `before` is awaited before each key is taken: what nobody could work on now is not tried, and does not count
+    as a failure of the key.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Wakeups(Generic[K]):
         done: Callable[[Outcome[K]], None],
         clock: Callable[[], float],
         jitter: Callable[[], float],
+        before: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        self._work, self._workers, self._done = work, workers, done
+        self._work, self._workers, self._done, self._before = work, workers, done, before
         self._clock, self._jitter = clock, jitter
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
@@ -55,6 +58,8 @@ class Wakeups(Generic[K]):
         self._again: set[K] = set()
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()
+        self._blocked = 0
+        self._since = -math.inf
 
     def wake(self, key: K, *, after: float = 0.0) -> None:
         """Look at `key` within `after` seconds; an earlier appointment stands."""
@@ -76,8 +81,10 @@ class Wakeups(Generic[K]):
 
     @property
     def lateness(self) -> float:
-        """By how many seconds the oldest due key is late: the operator's health."""
-        return max(0.0, self._clock() - min(self._due.values(), default=self._clock()))
+        """By how many seconds the oldest due key is late: the operator's health. While nobody may work, nothing is."""
+        if self._blocked:
+            return 0.0
+        return max(0.0, self._clock() - max(self._since, min(self._due.values(), default=self._clock())))
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -85,10 +92,24 @@ class Wakeups(Generic[K]):
             for _ in range(self._workers):
                 group.create_task(self._worker())
 
+    async def _allowed(self) -> None:
+        """Wait until work is possible; what was due meanwhile is late from then on."""
+        if self._before is None:
+            return
+        began = self._clock()
+        self._blocked += 1
+        try:
+            await self._before()
+        finally:
+            self._blocked -= 1
+        if self._clock() - began > 1:  # it was not to be had at once
+            self._since = self._clock()
+
     async def _worker(self) -> None:
         while True:
             key = await self._next()
             self._running.add(key)
+            await self._allowed()
             began = self._clock()
             error: BaseException | None = None
             again: timedelta | None = None
