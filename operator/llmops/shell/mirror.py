@@ -73,11 +73,14 @@ class Mirror:
         written_by_users: Iterable[Resource] = (),
         namespaces: tuple[str, ...],
         on_change: Callable[[Key], None],
+        jitter: Callable[[], float],
     ) -> None:
         """`optional` kinds are followed once the cluster serves them; being whole waits for those it does serve.
 
-        Kinds that users write, too, carry no label of ours; they are followed whole.
+        Kinds that users write, too, carry no label of ours; they are followed whole. `jitter` returns 0 to 1: what
+        loses all its watches at once does not ask for all of them at once again.
         """
+        self._jitter = jitter
         self._unlabelled = frozenset(written_by_users)
         self._cluster, self._resources, self._on_change = cluster, (*resources, *self._unlabelled), on_change
         self._optional = tuple(optional)
@@ -128,7 +131,7 @@ class Mirror:
                 return await self._cluster.serves(resource)
             except ApiError as error:
                 log.warning("cannot ask for a kind", kind=resource.kind, error=str(error))
-                await asyncio.sleep(RETRY_SECONDS[1])
+                await asyncio.sleep(RETRY_SECONDS[1] * (0.5 + self._jitter() / 2))
 
     async def _follow(self, resource: Resource, namespace: str | None) -> None:
         query = {} if resource in self._unlabelled else {"labelSelector": names.selector(names.MANAGED_BY)}
@@ -145,7 +148,7 @@ class Mirror:
                 version = ""
             except ApiError as error:
                 log.warning("watch interrupted", kind=resource.kind, error=str(error), retry_seconds=pause)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
                 pause = min(RETRY_SECONDS[1], pause * 2)
                 # A refused or reset watch may have missed the 410 that explains it: listing again is always right.
                 version = ""

@@ -164,6 +164,7 @@ class Process:
             written_by_users=(MODEL_BACKUP,),
             namespaces=self._config.namespaces,
             on_change=wake,
+            jitter=random.random,
         )
         traffic = Traffic(_prometheus(self._config), wake, now=_now, jitter=random.random)
         self._budgets = Budgets(cluster, self._config.gateway.namespace)
