@@ -191,6 +191,27 @@ def test_an_object_of_somebody_else_is_not_taken_over(plane: ProxiedPlane, names
     assert get(plane, namespace, "service", "m-engine")["spec"] == theirs
 
 
+@pytest.mark.usefixtures("operator")
+def test_what_somebody_else_says_in_the_status_stays_and_is_no_reason_to_write(
+    plane: ProxiedPlane, directory: Path, namespace: str
+) -> None:
+    apply(plane, namespace)
+    wait_for(plane, namespace, "Ready", "ScaledToZero")
+    eventually(lambda: any("events" in write for write in writes(directory, namespace)), "the Event")
+    settled = writes(directory, namespace)
+    theirs: Json = {"type": "Audited", "status": "True", "reason": "Theirs", "message": "by somebody else"}
+    theirs |= {"lastTransitionTime": "2026-11-21T10:00:00Z", "observedGeneration": 1}
+    live = get(plane, namespace, "llmd")
+    said = {"metadata": {"name": "m", "namespace": namespace}, "status": {"conditions": [theirs]}}
+    said |= {key: live[key] for key in ("apiVersion", "kind")}
+    flags = ["--server-side", "--subresource=status", "--field-manager=somebody"]
+    plane.kubectl("apply", *flags, "-f", "-", stdin=json.dumps(said))
+    apply(plane, namespace, name="later")  # when this one is done, the other was looked at, too
+    eventually(lambda: condition(plane, namespace, "Ready", "later"), "the later one's status")
+    assert [write for write in writes(directory, namespace) if "later" not in write] == settled
+    assert condition(plane, namespace, "Audited") == theirs
+
+
 def test_a_restart_and_a_quiet_minute_write_nothing(
     plane: ProxiedPlane, directory: Path, operator: Operator, namespace: str
 ) -> None:

@@ -11,7 +11,7 @@ from llmops import names
 from llmops.api.conditions import ConditionType, Reason
 from llmops.api.llm_status import LastScale, LLMDeploymentStatus
 from llmops.api.meta import Condition
-from llmops.judge import scaling
+from llmops.judge import fields, scaling
 from llmops.judge.redaction import redacted
 from llmops.judge.verdict import shortened
 from llmops.shell.cluster import Cluster, Conflicting, Refused
@@ -24,15 +24,16 @@ NOTE_LIMIT = 1024  # characters; the API's limit for an Event's note
 
 
 async def apply_status(cluster: Cluster, live: Json, status: Json) -> bool:
-    """Write the whole status if it differs from what stands; returns whether it was written.
+    """Write the whole status if what stands of it as ours differs; returns whether it was written.
 
+    What somebody else says in it stays his: it is taken neither away nor for a reason to write.
     A status judged for an object that was deleted meanwhile must not land on its successor. For the status of a
     custom resource the API server ignores a uid that is not the object's; a version that is not, it refuses.
     What is empty is left out: server-side apply turns an object that loses its last field into null, which the
     schema refuses.
     """
     status = filled(status)
-    if live.get("status") == status:
+    if live.get("status") == status or fields.stands(live, "status", status, names.STATUS_MANAGER):
         return False
     try:
         await _apply(cluster, live, status)
