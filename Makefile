@@ -53,7 +53,7 @@ generate: venv ## Print CRDs, chart schema, chart README and install manifest ag
 bench-%: venv ## bench-gateway, -affinity, -autoscale, -reconcile, -backup, -drift: one dimension, its peers in the same run, JSON
 	@PYTHONPATH=operator:serving:. $(BIN)/python -m bench.$*
 
-faults: venv ## Every write by every fault, outages, storms, hostile specs: docs/faults.md (LEGS="writes leader", LONG=--long)
+faults: venv ## Every write by every fault, outages, storms, hostile specs: docs/faults.md (LEGS="serve leader", LONG=--long)
 	@PYTHONPATH=operator:serving:. $(BIN)/python -m tests.faultproxy $(LEGS) $(LONG)
 
 venv: $(VENV)/.complete ## The environment for development, from hashes

@@ -27,8 +27,9 @@ plane = own_plane(lambda _: ground())
 def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_more(
     plane: ControlPlane, directory: Path
 ) -> None:
-    times, violations, _ = leader.measured(plane, directory, {signal.SIGTERM: 1, signal.SIGSTOP: 1}, pairs=1)
-    assert [len(each) for each in times.values()] == [1, 1]
+    hows: dict[leader.How, int] = {signal.SIGTERM: 1, signal.SIGSTOP: 1, leader.CUT_OFF: 1}
+    times, violations, _ = leader.measured(plane, directory, hows, pairs=1)
+    assert [len(each) for each in times.values()] == [1, 1, 1]
     assert violations == []
 
 

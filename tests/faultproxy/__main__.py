@@ -7,20 +7,25 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.faultproxy import page
-from tests.faultproxy.legs import away, kopf, leader, load, specs, storm, watches, writes
+from tests.faultproxy.legs import absent, away, gone, kopf, leader, poison, soak, specs, storm, watches, writes
 
 LEGS: dict[str, Callable[..., page.Section]] = {
-    "writes": writes.run,
+    "serve": writes.serve,
+    "tune": writes.tune,
     "away": away.run,
+    "absent": absent.run,
     "watches": watches.run,
     "leader": leader.run,
     "storm": storm.run,
+    "gone": gone.run,
     "specs": specs.run,
-    "load": load.run,
+    "poison": poison.run,
+    "soak": soak.run,
     "kopf": kopf.run,
 }
 
@@ -34,10 +39,16 @@ def main() -> int:
     for name in arguments.legs or LEGS:
         begun = time.monotonic()
         directory = Path(tempfile.mkdtemp(prefix=f"faults-{name}-"))
-        section = LEGS[name](directory, long=arguments.long)
-        page.write([section], os.getloadavg()[1])
+        try:
+            section = LEGS[name](directory, long=arguments.long)
+        except Exception:  # noqa: BLE001 - the other legs shall run nevertheless
+            print(f"{name} broke off, logs in {directory}\n{traceback.format_exc()}")  # noqa: T201 - the same
+            broken += 1
+            continue
+        seconds = time.monotonic() - begun
+        page.write([section], os.getloadavg()[1], seconds)
         broken += len(section.broken)
-        print(f"{name}: {time.monotonic() - begun:.0f} s, logs in {directory}")  # noqa: T201 - a command for people
+        print(f"{name}: {seconds:.0f} s, logs in {directory}")  # noqa: T201 - a command for people
         print(section.body, *section.broken, sep="\n")  # noqa: T201 - the same
     return 1 if broken else 0
 

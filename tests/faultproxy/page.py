@@ -13,7 +13,7 @@ from tests.faultproxy.faults import MEANING, Fault
 from tests.faultproxy.matrix import Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "faults.md"
-HEAD = """# Faults and what came of them
+_INTRODUCTION = """# Faults and what came of them
 
 Printed by `make faults` (`python -m tests.faultproxy LEG...` for some of it). The operator runs as a process, with
 exactly the rights of the chart, against a real API server, etcd and controllers; between the two is a proxy that counts
@@ -23,6 +23,16 @@ On every request of every section, and on all traffic of the API server tier of 
 names the uid it means; nothing a user wrote is written (only `status`); every write names its field manager; a write
 changes something; no status is refused; Secrets are never read; only the holder of the Lease writes.
 """
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_MEANINGS = table(["fault", "what is done to one write"], [[fault, MEANING[fault]] for fault in Fault])
+HEAD = f"{_INTRODUCTION}\n{_MEANINGS}\n"
 
 
 @dataclass(frozen=True)
@@ -35,20 +45,14 @@ class Section:
     broken: tuple[str, ...] = ()
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def write(sections: Iterable[Section], load: float, page: Path = PAGE) -> None:
-    """Put the sections into the page, each in the place of its predecessor."""
+def write(sections: Iterable[Section], load: float, seconds: float, page: Path = PAGE) -> None:
+    """Put the sections into the page, each in the place of its predecessor; `seconds` is what they took to run."""
     text = page.read_text() if page.exists() else HEAD
     text = HEAD + text[text.index("\n<!-- ") :] if "\n<!-- " in text else HEAD
     now = datetime.now(UTC).strftime("%Y-%m-%d")
     for section in sections:
         verdict = "All of it held." if not section.broken else "**Broken:** " + "; ".join(section.broken)
-        run = f"Run on {now} with a load of {load:.1f} on {_cores()} cores. {verdict}"
+        run = f"Run on {now} in {seconds:.0f} s with a load of {load:.1f} on {_cores()} cores. {verdict}"
         block = f"\n<!-- {section.leg} -->\n## {section.title}\n\n{section.body}\n\n{run}\n<!-- /{section.leg} -->\n"
         old = re.compile(rf"\n<!-- {section.leg} -->\n.*?<!-- /{section.leg} -->\n", re.DOTALL)
         place = old.search(text)
@@ -60,37 +64,30 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+CELLS = """Each cell is one fault at one write. The number is the time, in seconds, until everything is as in a run
+without faults: from the start of the next operator process after a kill, from the fault otherwise. Where a write occurs
+several times in a step, the longest is shown. Besides the equal end state: no child names an owner that does not exist,
+none is made more often than needed, the operator never ends by itself, and the standing assertions hold."""
+
+
 def matrix(outcomes: Sequence[Outcome]) -> str:
     """Every write by every fault: the longest time of its points, or how many went wrong."""
-    parts = []
     faults = [fault for fault in Fault if any(outcome.point.fault == fault for outcome in outcomes)]
-    for workflow in dict.fromkeys(outcome.point.workflow.name for outcome in outcomes):
-        cells: dict[tuple[str, Fault], list[Outcome]] = {}
-        for outcome in outcomes:
-            if outcome.point.workflow.name == workflow and outcome.write:
-                cells.setdefault((f"{outcome.point.step}: {outcome.write}", outcome.point.fault), []).append(outcome)
-        writes = dict.fromkeys(write for write, _ in cells)
-        rows = [[write, *(_cell(cells.get((write, fault), [])) for fault in faults)] for write in writes]
-        parts += [f"### {workflow}", table(["write", *faults], rows)]
-    meanings = table(["fault", "what is done to the write"], [[fault, MEANING[fault]] for fault in faults])
+    cells: dict[tuple[str, Fault], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.write:
+            cells.setdefault((f"{outcome.point.step}: {outcome.write}", outcome.point.fault), []).append(outcome)
+    writes = dict.fromkeys(write for write, _ in cells)
+    rows = [[write, *(_cell(cells.get((write, fault), [])) for fault in faults)] for write in writes]
     reached = [outcome for outcome in outcomes if outcome.write]
     good = sorted(outcome.seconds for outcome in reached if not outcome.problem)
-    parts.append(
+    summary = (
         f"{len(reached)} points; {len(outcomes) - len(reached)} more came after the last write of their run. Median "
         f"{good[len(good) // 2]:.1f} s, longest {good[-1]:.1f} s."
         if good
         else "No point was reached."
     )
-    return "\n\n".join([*INTRODUCTION, meanings, *parts])
-
-
-INTRODUCTION = (
-    """Each cell is one fault at one write. The number is the time, in seconds, until everything is as in a run without
-faults: from the start of the next operator process after a kill, from the fault otherwise. Where a write occurs
-several times in a step, the longest is shown.""",
-    """Besides the equal end state: no child names an owner that does not exist, none is made more often than needed,
-the operator never ends by itself, and the standing assertions hold.""",
-)
+    return f"{CELLS}\n\n{table(['write', *faults], rows)}\n\n{summary}"
 
 
 def _cell(outcomes: list[Outcome]) -> str:

@@ -13,19 +13,21 @@ from tests.faultproxy.faults import ENDING, Fault
 from tests.faultproxy.kubelet import PodStatuses
 from tests.faultproxy.lane import Lane, client_of
 from tests.faultproxy.matrix import Outcome, Point, Reference, Run, reference, run_lane
-from tests.faultproxy.workflows import WORKFLOWS, Hands
+from tests.faultproxy.workflows import WORKFLOWS, Hands, Workflow
 
 SPARE = 4  # namespaces of a lane that may be left in a state that is not as it should be
 
 
-def references(plane: ControlPlane, directory: Path, pods: PodStatuses) -> dict[str, Reference]:
+def references(
+    plane: ControlPlane, directory: Path, pods: PodStatuses, workflows: Sequence[Workflow] = WORKFLOWS
+) -> dict[str, Reference]:
     """Every workflow once, without faults, side by side."""
     client = client_of(plane.kubeconfig)
-    spaces = [f"lane-ref-{number}" for number in range(len(WORKFLOWS))]
-    with Lane(plane, directory, "lane-ref", spaces) as lane, ThreadPoolExecutor(len(WORKFLOWS)) as pool:
+    spaces = [f"lane-ref-{number}" for number in range(len(workflows))]
+    with Lane(plane, directory, "lane-ref", spaces) as lane, ThreadPoolExecutor(len(workflows)) as pool:
         runs = [
             pool.submit(reference, lane, Hands(client, pods, space, lane.name), workflow)
-            for space, workflow in zip(spaces, WORKFLOWS, strict=True)
+            for space, workflow in zip(spaces, workflows, strict=True)
         ]
         found = {run.result().workflow.name: run.result() for run in runs}
         assert lane.proxy.standing.violations == []

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from hack.cluster.controlplane import ControlPlane
 from llmops.shell.leadership import LEASE_SECONDS
@@ -20,8 +21,15 @@ from tests.faultproxy.models import Models
 from tests.faultproxy.page import Section, table
 
 PATIENCE_SECONDS = 180
-HOWS = {signal.SIGKILL: "kill -9", signal.SIGTERM: "SIGTERM", signal.SIGSTOP: "SIGSTOP, continued later"}
-PROMISED = {signal.SIGKILL: 12.0, signal.SIGTERM: 1.5, signal.SIGSTOP: 12.0}
+How = signal.Signals | Literal["cut off"]
+CUT_OFF: How = "cut off"
+HOWS: dict[How, str] = {
+    signal.SIGKILL: "kill -9",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGSTOP: "SIGSTOP, continued later",
+    CUT_OFF: "cut off from the API server, connected again later",
+}
+PROMISED: dict[How, float] = {signal.SIGKILL: 12.0, signal.SIGTERM: 1.5, signal.SIGSTOP: 12.0, CUT_OFF: 12.0}
 
 
 class Pair:
@@ -50,18 +58,24 @@ class Pair:
     def leader(self) -> str:
         return self.site.proxy.standing.leader
 
-    def end(self, number: signal.Signals) -> float:
-        """Send the leader a signal; the seconds until the other one holds the Lease."""
-        old = self.leader()
+    def end(self, how: How) -> float:
+        """Do it to the leader; the seconds until the other one holds the Lease."""
+        old, proxy = self.leader(), self.site.proxy
         process = self.running.pop(old)
         (other,) = self.running
         begun = time.monotonic()
-        process.send_signal(number)
+        if not isinstance(how, signal.Signals):
+            proxy.cut_off.add(old)
+            proxy.watches.cut(source=old)
+        else:
+            process.send_signal(how)
         eventually(lambda: self.leader() == other, f"{other} to lead", PATIENCE_SECONDS)
         taken = time.monotonic() - begun
-        if number == signal.SIGSTOP:
+        if how in (signal.SIGSTOP, CUT_OFF):
             time.sleep(max(0.0, LEASE_SECONDS * 1.5 - taken))  # a zombie for longer than any Lease
-            process.send_signal(signal.SIGCONT)
+            proxy.cut_off.discard(old)
+            if how == signal.SIGSTOP:
+                process.send_signal(signal.SIGCONT)
         process.wait(timeout=PATIENCE_SECONDS)
         self.add()
         return taken
@@ -99,11 +113,11 @@ def pair(plane: ControlPlane, directory: Path, name: str) -> Iterator[Pair]:
 
 
 def measured(
-    plane: ControlPlane, directory: Path, counts: dict[signal.Signals, int], *, pairs: int
-) -> tuple[dict[signal.Signals, list[float]], list[str], int]:
+    plane: ControlPlane, directory: Path, counts: dict[How, int], *, pairs: int
+) -> tuple[dict[How, list[float]], list[str], int]:
     """Takeover times by signal, what broke a standing assertion, and how many writes were made."""
 
-    def one(number: int) -> tuple[dict[signal.Signals, list[float]], list[str], int]:
+    def one(number: int) -> tuple[dict[How, list[float]], list[str], int]:
         times = defaultdict(list)
         with pair(plane, directory, f"pair-{number}") as two:
             for how, count in counts.items():
@@ -112,7 +126,7 @@ def measured(
             proxy = two.site.proxy
             return times, proxy.standing.violations, sum(call.writes for call in proxy.calls)
 
-    times: dict[signal.Signals, list[float]] = defaultdict(list)
+    times: dict[How, list[float]] = defaultdict(list)
     violations, writes = [], 0
     with ThreadPoolExecutor(pairs) as pool:
         for found, broken, written in pool.map(one, range(pairs)):
@@ -124,7 +138,7 @@ def measured(
 
 
 def run(directory: Path, *, long: bool) -> Section:
-    counts = {signal.SIGKILL: 200, signal.SIGTERM: 50, signal.SIGSTOP: 50}
+    counts: dict[How, int] = {signal.SIGKILL: 200, signal.SIGTERM: 50, signal.SIGSTOP: 50, CUT_OFF: 50}
     if not long:
         counts = {how: count // 5 for how, count in counts.items()}
     with ground() as plane:

@@ -142,7 +142,7 @@ def answer(document: dict[str, Any], name: str) -> bytes:
 
 
 async def main(port: int) -> None:
-    await Engine(name=str(port)).start(port)
+    await Engine(name=str(port), tokens=20, token_seconds=0.02).start(port)
     await asyncio.Event().wait()
 
 

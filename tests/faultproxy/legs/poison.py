@@ -1,4 +1,4 @@
-"""Poison among good objects, and events for a long time: nobody waits for the others, and nothing is kept."""
+"""Poison among good objects: nobody waits for the others."""
 
 from __future__ import annotations
 
@@ -106,37 +106,10 @@ def poisoned(plane: ControlPlane, directory: Path, good: int, bad: int) -> tuple
         return without, with_poison, silent
 
 
-def memory(pid: int) -> float:
-    """Resident memory of a process, in MB."""
-    fields = Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()
-    return int(fields[0]) / 1024
-
-
-def soaked(plane: ControlPlane, directory: Path, objects: int, seconds: float) -> tuple[float, float, int]:
-    """Memory after a tenth of the time and at its end, in MB, and how many events there were between."""
-    with Lane(plane, directory, "soak", ["soak-work"]) as lane:
-        models = Models(lane, objects)
-        models.create()
-        models.settled()
-        names = list(models.wanted)
-        begun, events, first = time.monotonic(), 0, 0.0
-        while (passed := time.monotonic() - begun) < seconds:
-            models.change(names[events % objects])
-            events += 1
-            if not first and passed > seconds / 10:
-                first = memory(lane.process.pid)
-            time.sleep(max(0.0, begun + events / 10 - time.monotonic()))
-        assert lane.exits == []
-        assert lane.proxy.standing.violations == []
-        return first, memory(lane.process.pid), events
-
-
 def run(directory: Path, *, long: bool) -> Section:
     good, bad = (500, 50) if long else (60, 26)
-    objects, seconds = (500, 7200) if long else (100, 300)
     with ground() as plane:
         without, with_poison, silent = poisoned(plane, directory, good, bad)
-        first, last, events = soaked(plane, directory, objects, seconds)
     slower = at(with_poison, 0.99) / at(without, 0.99)
     broken = [f"good objects {slower:.2f} times slower"] * (slower > SLOWER_PROMISED)
     broken += [f"{name} ended in no condition" for name in silent]
@@ -144,12 +117,8 @@ def run(directory: Path, *, long: bool) -> Section:
         ["good objects alone", good, f"{at(without, 0.5):.2f}", f"{at(without, 0.99):.2f}"],
         [f"among {bad} that cannot be served", good, f"{at(with_poison, 0.5):.2f}", f"{at(with_poison, 0.99):.2f}"],
     ]
-    hours = seconds * 0.9 / 3600
     text = f"""{table(["", "objects", "change followed after, median s", "p99 s"], rows)}
 
 The poison is of {len(UNPARSEABLE)} kinds that no longer parse and {len(UNDOABLE)} that cannot be acted on; each ended
-in a condition.
-
-Soak: {objects} objects, {events} changes in {seconds:.0f} s. Memory {first:.1f} MB after a tenth of it,
-{last:.1f} MB at its end: {(last - first) / hours:+.1f} MB an hour, if it went on like this."""
-    return Section("load", "Poison, and a soak", text, tuple(broken))
+in a condition."""
+    return Section("poison", "Poison among good objects", text, tuple(broken))
