@@ -4,87 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.apiserver.operating import ROOT, SYSTEM, Operator, ProxiedPlane, audited_plane, eventually, writes
+from hack.cluster.controlplane import LOOPBACK, free_port
+from tests.apiserver.operating import SYSTEM, Operator, ProxiedPlane, audited_plane, eventually, own_plane, writes
+from tests.apiserver.traffic import Gateway
 
 Json = dict[str, Any]
 HELD = 40
 TARGET = {"target": {"concurrency": 4}}
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("autoscaling")
-
-
-@pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ProxiedPlane]:
-    with audited_plane(directory, controller_args=["--horizontal-pod-autoscaler-sync-period=1s"]) as plane:
-        yield plane
-
-
-@pytest.fixture
-def namespace(plane: ProxiedPlane, request: pytest.FixtureRequest) -> str:
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")
-    plane.kubectl("create", "namespace", name)
-    return name
+plane = own_plane(partial(audited_plane, controller_args=["--horizontal-pod-autoscaler-sync-period=1s"]))
 
 
 @pytest.fixture(scope="module")
 def gateway(plane: ProxiedPlane, directory: Path) -> Iterator[str]:
     """A gateway's base URL; the operator finds it as it finds one in pods, through an EndpointSlice."""
-    port, internal = free_port(), free_port()
-    command = [sys.executable, "-m", "llmops_serving.gateway", "--kubeconfig", str(plane.kubeconfig)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--metrics-port", str(internal), "--workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}"}
-    with (directory / "gateway.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--drain-seconds", "0"], env=environment, stdout=log, stderr=log)
-    plane.kubectl(
-        "apply",
-        "-f",
-        "-",
-        stdin=json.dumps(
-            {
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {
-                    "name": "gateway",
-                    "namespace": SYSTEM,
-                    "labels": {"kubernetes.io/service-name": "llmops-gateway-internal"},
-                },
-                "addressType": "FQDN",  # the API server takes no loopback address for an IPv4 one
-                "ports": [{"name": "internal", "port": internal}],
-                "endpoints": [{"addresses": ["127.0.0.1"]}],
-            }
-        ),
-    )
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(timeout=60)
+    gateway = Gateway(plane.kubeconfig, directory / "gateway.log")
+    meta = {"name": "gateway", "namespace": SYSTEM, "labels": {"kubernetes.io/service-name": "llmops-gateway-internal"}}
+    found: Json = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta}
+    # The API server takes no loopback address for an IPv4 one.
+    found |= {"addressType": "FQDN", "endpoints": [{"addresses": [LOOPBACK]}]}
+    found |= {"ports": [{"name": "internal", "port": gateway.internal}]}
+    plane.kubectl("apply", "-f", "-", stdin=json.dumps(found))
+    yield gateway.url
+    gateway.stop()
 
 
 @contextmanager
 def running(plane: ProxiedPlane, directory: Path, name: str) -> Iterator[Operator]:
-    operator = Operator(plane, directory, name=name, port=free_port())
+    operator = Operator(plane, directory, name=name, port=free_port(LOOPBACK))
     try:
         yield operator
     finally:

@@ -7,15 +7,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
-from tests.apiserver.operating import ROOT, Operator, ProxiedPlane, audited_plane, eventually
+from tests.apiserver.operating import ROOT, Operator, ProxiedPlane, audited_plane, eventually, own_plane
+from tests.apiserver.traffic import Gateway, Streams, engine
 
 Json = dict[str, Any]
 CHART = ROOT / "helm" / "llmops"
@@ -24,15 +25,7 @@ MANY = 50
 NEXT = {"images": {"jobs": "jobs:2", "trainer": "trainer:2"}, "logLevel": "DEBUG"}
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("upgrades")
-
-
-@pytest.fixture(scope="module")
-def plane(directory: Path) -> Iterator[ProxiedPlane]:
-    with audited_plane(directory) as plane:
-        yield plane
+plane = own_plane(audited_plane)
 
 
 def deployment(name: str, **spec: Any) -> Json:
@@ -78,7 +71,7 @@ def with_new_fields(properties: Json) -> None:
     properties["status"]["properties"]["brandNew"] = {"type": "string"}
 
 
-def test_up_and_down_again_restarts_nothing(plane: ProxiedPlane, directory: Path) -> None:
+def test_up_and_down_again_restarts_nothing_and_cuts_nobody(plane: ProxiedPlane, directory: Path) -> None:
     namespace = "updown"
     plane.kubectl("create", "namespace", namespace)
     now = Operator(plane, directory, name="now", port=free_port(LOOPBACK))
@@ -86,24 +79,51 @@ def test_up_and_down_again_restarts_nothing(plane: ProxiedPlane, directory: Path
     eventually(lambda: seen(plane, namespace), "a look at both", seconds=60)
     eventually(lambda: {"ReplicaSet", "Job"} <= {name.split("/")[0] for name in versions(plane, namespace)}, "children")
     before = eventually(lambda: steady(plane, namespace), "children that stay as they are", seconds=60)
-    assert now.stop() == 0
+    with engine(plane, namespace, "serves"), streaming(plane, directory, f"{namespace}/serves") as streams:
+        streams.some()
+        assert now.stop() == 0
 
-    plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crds(with_new_fields))
-    after = Operator(plane, directory, name="next", port=free_port(LOOPBACK), settings=NEXT)
-    apply(plane, namespace, deployment("marker", replicas=0))  # looked at after the others were
-    eventually(lambda: seen(plane, namespace), "a look by the next version", seconds=60)
-    assert versions(plane, namespace).items() >= before.items()
-    assert after.stop() == 0
-    tell(plane, namespace, "serves", brandNew="a fact that only the next version knows")
+        plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crds(with_new_fields))
+        after = Operator(plane, directory, name="next", port=free_port(LOOPBACK), settings=NEXT)
+        apply(plane, namespace, deployment("marker", replicas=0))  # looked at after the others were
+        eventually(lambda: seen(plane, namespace), "a look by the next version", seconds=60)
+        assert versions(plane, namespace).items() >= before.items()
+        rolled(plane, directory, streams)
+        assert after.stop() == 0
+        tell(plane, namespace, "serves", brandNew="a fact that only the next version knows")
 
-    plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    back = Operator(plane, directory, name="back", port=free_port(LOOPBACK))
-    apply(plane, namespace, deployment("marker", replicas=0, gateway={"maxHeld": 7}))
-    eventually(lambda: seen(plane, namespace), "a look by the old version", seconds=60)
-    assert versions(plane, namespace).items() >= before.items()
-    live = next(item for item in listed(plane, namespace, "llmd") if item["metadata"]["name"] == "serves")
-    assert "brandNew" not in live["spec"]
-    assert back.stop() == 0
+        plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+        back = Operator(plane, directory, name="back", port=free_port(LOOPBACK))
+        apply(plane, namespace, deployment("marker", replicas=0, gateway={"maxHeld": 7}))
+        eventually(lambda: seen(plane, namespace), "a look by the old version", seconds=60)
+        assert versions(plane, namespace).items() >= before.items()
+        rolled(plane, directory, streams)
+        live = next(item for item in listed(plane, namespace, "llmd") if item["metadata"]["name"] == "serves")
+        assert "brandNew" not in live["spec"]
+        assert back.stop() == 0
+
+
+@contextmanager
+def streaming(plane: ProxiedPlane, directory: Path, model: str) -> Iterator[Streams]:
+    """Users of a model through a gateway; at the end all of them must have got all of their answers."""
+    gateway = Gateway(plane.kubeconfig, directory / "gateway.log", drain_seconds=60)
+    eventually(gateway.ready, "the gateway")
+    streams = Streams(gateway, model, clients=4)
+    try:
+        yield streams
+    finally:
+        streams.end()
+        streams.gateway.stop()
+    assert streams.failed == []
+
+
+def rolled(plane: ProxiedPlane, directory: Path, streams: Streams) -> None:
+    """Replace the gateway as a Deployment does: the next one is ready before the old one is told to end."""
+    old, new = streams.gateway, Gateway(plane.kubeconfig, directory / "gateway.log", drain_seconds=60)
+    eventually(new.ready, "the next gateway")
+    streams.gateway = new
+    assert old.stop() == 0
+    streams.some()
 
 
 def tell(plane: ControlPlane, namespace: str, name: str, **facts: str) -> None:
