@@ -22,7 +22,7 @@ from tests.faultproxy.workflows import Hands, State, Step, Workflow, orphans
 POLL_SECONDS = 0.4
 QUIET_SECONDS = 2.0
 # What a loaded machine may take; what it took is in the outcome.
-PATIENCE_SECONDS = 400.0
+PATIENCE_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
