@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import threading
@@ -96,9 +97,10 @@ def pair(plane: ControlPlane, directory: Path, name: str) -> Iterator[Pair]:
         ended = threading.Event()
 
         def user() -> None:
-            while not ended.wait(0.2):
-                for model in models.wanted:
-                    models.change(model)
+            for model in itertools.cycle(models.wanted):
+                if ended.wait(0.2):
+                    return
+                models.change(model)
 
         changes = threading.Thread(target=user, daemon=True)
         changes.start()
@@ -142,7 +144,7 @@ def run(directory: Path, *, long: bool) -> Section:
     if not long:
         counts = {how: count // 5 for how, count in counts.items()}
     with ground() as plane:
-        times, violations, writes = measured(plane, directory, counts, pairs=6)
+        times, violations, writes = measured(plane, directory, counts, pairs=3)
     rows = [
         [HOWS[how], len(each), *(f"{at(each, share):.1f}" for share in (0.5, 0.99)), f"{PROMISED[how]:.1f}"]
         for how, each in times.items()
