@@ -135,7 +135,7 @@ class Mirror:
 
     async def _follow(self, resource: Resource, namespace: str | None) -> None:
         query = {} if resource in self._unlabelled else {"labelSelector": names.selector(names.MANAGED_BY)}
-        pause, version = RETRY_SECONDS[0], ""
+        waits, version = pauses(self._jitter), ""
         while True:
             try:
                 if not version:
@@ -143,13 +143,13 @@ class Mirror:
                 async for change in self._cluster.watch(resource, namespace, version, query=query):
                     version = change.object["metadata"]["resourceVersion"]
                     self._take(change)
-                    pause = RETRY_SECONDS[0]
+                    waits = pauses(self._jitter)
             except Expired:
                 version = ""
             except ApiError as error:
-                log.warning("watch interrupted", kind=resource.kind, error=str(error), retry_seconds=pause)
-                await asyncio.sleep(pause * (0.5 + self._jitter() / 2))
-                pause = min(RETRY_SECONDS[1], pause * 2)
+                pause = next(waits)
+                log.warning("watch interrupted", kind=resource.kind, error=str(error), retry_seconds=round(pause, 2))
+                await asyncio.sleep(pause)
                 # A refused or reset watch may have missed the 410 that explains it: listing again is always right.
                 version = ""
 
@@ -220,6 +220,15 @@ class Mirror:
     @staticmethod
     def _name(manifest: Json) -> tuple[str, str, str]:
         return manifest["kind"], manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]
+
+
+def pauses(jitter: Callable[[], float]) -> Iterator[float]:
+    """Seconds before each further try: doubling up to the longest, less up to half of it by chance."""
+    first, longest = RETRY_SECONDS
+    pause = first
+    while True:
+        yield pause * (0.5 + jitter() / 2)
+        pause = min(longest, pause * 2)
 
 
 def _older(new: Json, old: Json) -> bool:
