@@ -17,6 +17,7 @@ from tests.faultproxy.legs import absent, away, gone, kopf, leader, poison, soak
 LEGS: dict[str, Callable[..., page.Section]] = {
     "serve": writes.serve,
     "tune": writes.tune,
+    "backup": writes.back_up,
     "away": away.run,
     "absent": absent.run,
     "watches": watches.run,

@@ -14,11 +14,13 @@ Json = dict[str, Any]
 STARTED, ENDED = "2026-11-21T10:00:00Z", "2026-11-21T10:01:00Z"
 WEIGHTS = {"outcome": "Complete", "message": "verified", "revision": "0123abc", "digest": "sha256:00", "bytes": 1024}
 DATASET = {"outcome": "DatasetValid", "message": "300 rows."}
+POINT = {"outcome": "Complete", "message": "3 files.", "seconds": 2.0, "ref": "base@1", "bytes": 1000}
+POINT |= {"stored_bytes": 600, "new_bytes": 600, "digest": "sha256:22"}
 ARTIFACT = {"outcome": "Completed", "message": "trained", "uri": "artifacts/1", "digest": "sha256:11", "metrics": {}}
 
 
 class PodStatuses:
-    """Weights are fetched, data is valid and engines are ready at once; training goes on until `finish` is called."""
+    """What is fetched, checked or backed up is done at once, engines are ready at once; training waits for `finish`."""
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
@@ -74,6 +76,8 @@ class PodStatuses:
             return _ended(pod, WEIGHTS)
         if component == "dataset":
             return _ended(pod, DATASET)
+        if component == "backup":
+            return _ended(pod, POINT)
         if component == "training" and pod["metadata"]["namespace"] in self._finishing:
             return _ended(pod, ARTIFACT)
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": STARTED}

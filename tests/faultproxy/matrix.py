@@ -69,6 +69,8 @@ class Reference:
 def reference(lane: Lane, hands: Hands, workflow: Workflow) -> Reference:
     """Run a workflow without faults and remember what it looks like."""
     found = Reference(workflow)
+    prepared(lane, hands, workflow)
+    before_all = len(lane.proxy.writes(hands.namespace))
     for step in workflow.steps:
         before = len(lane.proxy.writes(hands.namespace))
         step.act(hands)
@@ -76,8 +78,15 @@ def reference(lane: Lane, hands: Hands, workflow: Workflow) -> Reference:
         eventually(partial(_quiet, lane, hands.namespace), f"quiet after {step.name}", PATIENCE_SECONDS)
         found.states[step.name] = workflow.state(hands)
         found.writes[step.name] = [str(call) for call in lane.proxy.writes(hands.namespace)[before:]]
-    found.created = created(lane.proxy.writes(hands.namespace))
+    found.created = created(lane.proxy.writes(hands.namespace)[before_all:])
     return found
+
+
+def prepared(lane: Lane, hands: Hands, workflow: Workflow) -> None:
+    """Have what the workflow is based on, and nothing of it left to be written."""
+    if workflow.base:
+        workflow.prepare(hands)
+        eventually(partial(_quiet, lane, hands.namespace), "quiet before the first step", PATIENCE_SECONDS)
 
 
 def run(lane: Lane, hands: Hands, points: Run, expected: Reference) -> list[Outcome]:
@@ -86,6 +95,7 @@ def run(lane: Lane, hands: Hands, points: Run, expected: Reference) -> list[Outc
     names = [step.name for step in workflow.steps]
     last = max(names.index(point.step) for point in points)
     due = {point.step: point for point in points}
+    prepared(lane, hands, workflow)
     before = len(lane.proxy.writes(hands.namespace)), len(lane.exits)
     for step in (*workflow.steps[: last + 1], workflow.steps[-1]):
         point = due.pop(step.name, None)
@@ -98,6 +108,7 @@ def run(lane: Lane, hands: Hands, points: Run, expected: Reference) -> list[Outc
         if point and point.fault == Fault.DELETED and outcome.write:
             break
     outcomes[-1].problem = _judged(lane, hands, points, expected, before)
+    workflow.clear(hands)
     return outcomes
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from llmops import names
+from tests.apiserver.operating import eventually
 from tests.faultproxy.kubelet import PodStatuses
 
 Json = dict[str, Any]
@@ -25,6 +26,7 @@ CHILDREN = {
     "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
 }
+BASE = "base"
 # What differs between two runs that did the same.
 _MOVING = [
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "UID"),
@@ -67,7 +69,10 @@ class Hands:
         return self._checked(answer)
 
     def children(self) -> Iterator[tuple[str, Json]]:
-        """Everything of the kinds the operator makes, with its kind."""
+        """Everything of the kinds the operator makes, with its kind, but what it makes for the base of a workflow."""
+        return ((kind, item) for kind, item in self.everything() if not item["metadata"]["name"].startswith(f"{BASE}-"))
+
+    def everything(self) -> Iterator[tuple[str, Json]]:
         for kind, path in CHILDREN.items():
             for item in self._checked(self.client.get(path.format(self.namespace))).get("items", []):
                 yield kind, item
@@ -90,13 +95,28 @@ class Step:
 
 @dataclass(frozen=True)
 class Workflow:
-    """A user's story about one object named `m`."""
+    """A user's story about one object named `m`.
+
+    `base` is the spec of an LLMDeployment that has to be there before; it is no part of the story.
+    """
 
     name: str
     kind: str
     plural: str
     spec: Json
     steps: tuple[Step, ...]
+    base: Json | None = None
+
+    def prepare(self, hands: Hands) -> None:
+        if self.base:
+            hands.create("LLMDeployment", LLMD, self.base, BASE)
+            eventually(lambda: _condition(hands.read(LLMD, BASE), "Ready")[0] == "True", "the base", 180)
+
+    def clear(self, hands: Hands) -> None:
+        """Leave nothing, once `m` is gone."""
+        if self.base:
+            hands.delete(LLMD, BASE)
+            eventually(lambda: not list(hands.everything()), "the base to go", 180)
 
     def again(self, hands: Hands) -> None:
         """Create the object as the first step does."""
@@ -204,4 +224,23 @@ TUNE = Workflow(
         Step("delete", lambda hands: hands.delete("finetunejobs"), _gone),
     ),
 )
-WORKFLOWS = (SERVE, TUNE)
+BACK_UP = Workflow(
+    "ModelBackup",
+    "ModelBackup",
+    "modelbackups",
+    {"deployment": BASE},
+    (
+        Step(
+            "create",
+            lambda hands: hands.create("ModelBackup", "modelbackups", {"deployment": BASE}),
+            _is("Complete", "Completed"),
+        ),
+        Step("delete", lambda hands: hands.delete("modelbackups"), _gone),
+    ),
+    base={
+        "model": {"source": "oci://models/tiny:1"},
+        "replicas": 0,
+        "backup": {"target": "s3://backups/llm", "secretRef": {"name": "backups"}},
+    },
+)
+WORKFLOWS = (SERVE, TUNE, BACK_UP)

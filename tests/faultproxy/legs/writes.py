@@ -8,7 +8,7 @@ from tests.faultproxy import runs
 from tests.faultproxy.kubelet import PodStatuses
 from tests.faultproxy.lane import client_of, ground
 from tests.faultproxy.page import Section, matrix
-from tests.faultproxy.workflows import SERVE, TUNE, Workflow
+from tests.faultproxy.workflows import BACK_UP, SERVE, TUNE, Workflow
 
 PROMISED_SECONDS = 15.0
 LANES, AT_ONCE = 4, 6
@@ -24,6 +24,12 @@ def tune(directory: Path, *, long: bool) -> Section:
     """The matrix of a FineTuneJob; `long` changes nothing."""
     del long
     return _run(directory, "tune", TUNE)
+
+
+def back_up(directory: Path, *, long: bool) -> Section:
+    """The matrix of a ModelBackup; `long` changes nothing."""
+    del long
+    return _run(directory, "backup", BACK_UP)
 
 
 def _run(directory: Path, leg: str, workflow: Workflow) -> Section:
