@@ -17,12 +17,10 @@ from tests.faultproxy.calls import Call
 from tests.faultproxy.faults import ENDING, Fault
 from tests.faultproxy.kubelet import PodStatuses
 from tests.faultproxy.lane import Lane, client_of
-from tests.faultproxy.workflows import Hands, State, Step, Workflow, orphans
+from tests.faultproxy.workflows import PATIENCE_SECONDS, Hands, State, Step, Workflow, orphans
 
 POLL_SECONDS = 0.4
 QUIET_SECONDS = 2.0
-# What a loaded machine may take; what it took is in the outcome.
-PATIENCE_SECONDS = 240.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,7 @@ def reference(lane: Lane, hands: Hands, workflow: Workflow) -> Reference:
 
 def prepared(lane: Lane, hands: Hands, workflow: Workflow) -> None:
     """Have what the workflow is based on, and nothing of it left to be written."""
-    if workflow.base:
-        workflow.prepare(hands)
+    if workflow.prepare(hands):
         eventually(partial(_quiet, lane, hands.namespace), "quiet before the first step", PATIENCE_SECONDS)
 
 
@@ -108,7 +105,6 @@ def run(lane: Lane, hands: Hands, points: Run, expected: Reference) -> list[Outc
         if point and point.fault == Fault.DELETED and outcome.write:
             break
     outcomes[-1].problem = _judged(lane, hands, points, expected, before)
-    workflow.clear(hands)
     return outcomes
 
 

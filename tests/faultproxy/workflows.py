@@ -27,6 +27,7 @@ CHILDREN = {
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
 }
 BASE = "base"
+PATIENCE_SECONDS = 240.0  # what a loaded machine may take; what it took is in the outcome
 # What differs between two runs that did the same.
 _MOVING = [
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "UID"),
@@ -107,16 +108,17 @@ class Workflow:
     steps: tuple[Step, ...]
     base: Json | None = None
 
-    def prepare(self, hands: Hands) -> None:
+    def prepare(self, hands: Hands) -> bool:
+        """Have the base there, or nothing of another workflow's; whether anything had to be done."""
+        if bool(self.base) == bool(hands.read(LLMD, BASE)):
+            return False
         if self.base:
             hands.create("LLMDeployment", LLMD, self.base, BASE)
-            eventually(lambda: _condition(hands.read(LLMD, BASE), "Ready")[0] == "True", "the base", 180)
-
-    def clear(self, hands: Hands) -> None:
-        """Leave nothing, once `m` is gone."""
-        if self.base:
+            eventually(lambda: _condition(hands.read(LLMD, BASE), "Ready")[0] == "True", "the base", PATIENCE_SECONDS)
+        else:
             hands.delete(LLMD, BASE)
-            eventually(lambda: not list(hands.everything()), "the base to go", 180)
+            eventually(lambda: not list(hands.everything()), "the base to go", PATIENCE_SECONDS)
+        return True
 
     def again(self, hands: Hands) -> None:
         """Create the object as the first step does."""
