@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -189,19 +190,29 @@ def _done(hands: Hands, workflow: Workflow, step: Step) -> bool:
 
 
 def run_lane(
-    lane: Lane, pods: PodStatuses, runs: Iterable[Run], references: dict[str, Reference], *, at_once: int
+    lane: Lane,
+    pods: PodStatuses,
+    runs: Iterable[Run],
+    references: dict[str, Reference],
+    *,
+    at_once: int,
+    seconds: float = math.inf,
 ) -> list[Outcome]:
     """Do the runs on one lane: those that kill one after the other, the others `at_once` at a time.
+
+    None is begun when `seconds` have passed; those that kill have half of them.
 
     A run that went well leaves its namespace empty, and the next one takes it: an operator that follows a hundred
     namespaces holds a thousand watches, and it is them that would be tried.
     """
-    client = client_of(lane.administrator)
+    client, begun = client_of(lane.administrator), time.monotonic()
     work, spaces = list(runs), SimpleQueue[str]()
     for namespace in lane.namespaces:
         spaces.put(namespace)
 
     def one(points: Run) -> list[Outcome]:
+        if time.monotonic() - begun > (seconds / 2 if points[0].fault.kills else seconds):
+            return []
         try:
             namespace = spaces.get_nowait()
         except Empty:
@@ -216,7 +227,7 @@ def run_lane(
             spaces.put(hands.namespace)
         return outcomes
 
+    outcomes = [one(points) for points in work if points[0].fault.kills]
     with ThreadPoolExecutor(at_once) as pool:
-        outcomes = list(pool.map(one, [points for points in work if not points[0].fault.kills]))
-    outcomes += [one(points) for points in work if points[0].fault.kills]
+        outcomes += pool.map(one, [points for points in work if not points[0].fault.kills])
     return [outcome for some in outcomes for outcome in some]

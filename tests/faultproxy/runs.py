@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -87,9 +89,14 @@ def outcomes(
     *,
     lanes: int,
     at_once: int,
+    seconds: float = math.inf,
 ) -> list[Outcome]:
-    """Run the points on that many lanes side by side, `at_once` of each lane's runs at a time."""
+    """Run the points on that many lanes side by side, `at_once` of each lane's runs at a time.
+
+    No run is begun when `seconds` have passed: what is left out then is spread over all of them.
+    """
     every = packed(chosen)
+    random.Random(7).shuffle(every)
     with ExitStack() as stack, ThreadPoolExecutor(lanes) as pool:
 
         def one(number: int) -> list[Outcome]:
@@ -97,6 +104,6 @@ def outcomes(
             spaces = [f"lane-{number}-{each}" for each in range(min(len(mine), at_once + SPARE))]
             lane = Lane(plane, directory, f"lane-{number}", spaces)
             stack.enter_context(lane)
-            return run_lane(lane, pods, mine, found, at_once=at_once)
+            return run_lane(lane, pods, mine, found, at_once=at_once, seconds=seconds)
 
         return [outcome for done in pool.map(one, range(lanes)) for outcome in done]
