@@ -55,21 +55,12 @@ def server(s3: S3, tmp_path: Path) -> Iterator[Server]:
 class Job:
     """The backup job of a model, as its pod runs it."""
 
-    def __init__(self, server: Server, bucket: str, model: Path, folder: Path) -> None:
+    def __init__(self, server: Server, bucket: str, model: Path, folder: Path, *, patience_seconds: int) -> None:
         self.log = folder / "termination-log"
         self.command = [
             *(sys.executable, "-m", "llmops_serving.jobs.backup", "--target", f"s3://{bucket}/r", "--allow-private"),
-            *(
-                "--threads",
-                "1",
-                "--name",
-                "m",
-                "--retry",
-                f"{OUTAGE_SECONDS + 60}s",
-                "--termination-log",
-                str(self.log),
-                str(model),
-            ),
+            *("--threads", "1", "--name", "m", "--retry", f"{patience_seconds}s"),
+            *("--termination-log", str(self.log), str(model)),
         ]
         self.environment = {
             **server.s3.environment,
@@ -97,7 +88,8 @@ class Job:
 
 @pytest.fixture
 def job(server: Server, tmp_path: Path) -> Job:
-    return Job(server, server.s3.bucket(), model(tmp_path / "base", layers=150), tmp_path)
+    weights = model(tmp_path / "base", layers=150)
+    return Job(server, server.s3.bucket(), weights, tmp_path, patience_seconds=OUTAGE_SECONDS + 60)
 
 
 @pytest.mark.timeout(OUTAGE_SECONDS + 300)
@@ -136,7 +128,8 @@ def test_a_full_bucket_is_named_and_with_more_room_it_goes_on(s3: S3, tmp_path: 
     server = Server(s3, small)
     try:
         server.start()
-        job = Job(server, server.s3.bucket(), model(tmp_path / "base", layers=50), tmp_path)
+        weights = model(tmp_path / "base", layers=50)
+        job = Job(server, server.s3.bucket(), weights, tmp_path, patience_seconds=5)
         code, outcome = job.run()
         assert (code, outcome["outcome"]) == (40, "TargetFull")
         before = job.stored
