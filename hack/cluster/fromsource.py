@@ -4,7 +4,6 @@ On the machine itself it leaves a process, one end of a network link, one nftabl
 of IP forwarding. Each is written down before it is made, so that ``down``, or the next ``up``, undoes exactly these.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -26,6 +25,7 @@ from hack.cluster.images import pause_archive
 from hack.cluster.node import LINK, READY_FILE
 from hack.cluster.process import Process, ProcessEndedError, spawn, start_ticks, wait_until
 from hack.cluster.progress import say, step
+from hack.locked import locked
 
 HOST_LINK = "llmops0"
 NFTABLES_TABLE = "llmops_cluster"
@@ -109,20 +109,21 @@ class FromSource:
         record = self._record()
         if record is None or not self.running():
             raise RuntimeError("the cluster is not up: python3 -m hack.cluster up")
-        memory = self.state / "images.json"
-        for archive in archives:
-            known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
-            named = images(archive)
-            if named.items() <= known.items():
-                say(f"{archive.name} is loaded already")
-                continue
-            with step(f"importing {archive.name} ({archive.stat().st_size / 1e6:.0f} MB)"):
-                _run(
-                    *(tools.program("containerd", "ctr"), "--namespace", "k8s.io"),
-                    *("--address", f"/proc/{record.inner[0]}/root{nodeconfig.CONTAINERD_SOCKET}"),
-                    *("images", "import", archive.absolute()),
-                )
-            memory.write_text(json.dumps(known | named, indent=2))
+        with self._locked():
+            memory = self.state / "images.json"
+            for archive in archives:
+                known: dict[str, str] = json.loads(memory.read_text()) if memory.exists() else {}
+                named = images(archive)
+                if named.items() <= known.items():
+                    say(f"{archive.name} is loaded already")
+                    continue
+                with step(f"importing {archive.name} ({archive.stat().st_size / 1e6:.0f} MB)"):
+                    _run(
+                        *(tools.program("containerd", "ctr"), "--namespace", "k8s.io"),
+                        *("--address", f"/proc/{record.inner[0]}/root{nodeconfig.CONTAINERD_SOCKET}"),
+                        *("images", "import", archive.absolute()),
+                    )
+                memory.write_text(json.dumps(known | named, indent=2))
 
     def processes(self) -> dict[str, int]:
         """The recorded pids that still run."""
@@ -211,9 +212,7 @@ class FromSource:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.state / "lock").open("w") as lock:
-            with step("another command on this cluster to end"):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.state / "lock", waiting_for="another command on this cluster to end"):
             yield
 
 

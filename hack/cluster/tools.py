@@ -5,7 +5,6 @@
 that a changed pin is a new folder and an unchanged one is never built again.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from hack.cluster.progress import step
+from hack.locked import locked
 
 MODULES = Path(__file__).parent.parent / "tools"
 NODE_PACKAGES = {
@@ -47,10 +47,7 @@ def built(tool_set: str, modules: Path = MODULES) -> Path:
     folder = cache() / "tools" / f"{tool_set}-{pins(module)}"
     if (folder / ".complete").exists():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{tool_set}.lock").open("w") as lock:
-        with step(f"another build of {tool_set} to end"):
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder.parent / f".{tool_set}.lock", waiting_for=f"another build of {tool_set} to end"):
         if not (folder / ".complete").exists():
             _build(module, folder)
     return folder

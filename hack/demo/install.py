@@ -13,6 +13,8 @@ from pathlib import Path
 from hack.cluster import tools
 from hack.cluster.progress import environment, step
 from hack.cluster.provider import Provider, choose, providers
+from hack.images.places import CACHE
+from hack.locked import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = "llmops-system"
@@ -45,18 +47,19 @@ def installed(profiles: dict[str, object] | None = None, *, more: tuple[str, ...
     """
     provider = choose(None, providers())
     images = _built(more)
-    with step("the cluster boots"):
-        provider.up()
-    with step("the nodes get the images"):
-        provider.load_images([archive for _, archive in images.values()])
     platform = Platform(provider, {name: reference for name, (reference, _) in images.items()})
-    with step("the demo's model hub starts"):
-        _install_hub(platform)
-    if "demo-s3" in platform.images:
-        with step("the demo's S3 server starts"):
-            _install_s3(platform)
-    with step("the chart is installed"):
-        _install_chart(platform, values(platform.images, profiles or {}))
+    with locked(CACHE / "installation.lock", waiting_for="another installation to end"):
+        with step("the cluster boots"):
+            provider.up()
+        with step("the nodes get the images"):
+            provider.load_images([archive for _, archive in images.values()])
+        with step("the demo's model hub starts"):
+            _install_hub(platform)
+        if "demo-s3" in platform.images:
+            with step("the demo's S3 server starts"):
+                _install_s3(platform)
+        with step("the chart is installed"):
+            _install_chart(platform, values(platform.images, profiles or {}))
     return platform
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from hack.cluster import tools
 from hack.images import base
 from hack.images.catalog import PREFIX, REPOSITORY, Target, in_order, target
 from hack.images.places import IMAGES, ROOT, UV_CACHE
+from hack.locked import locked
 
 PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap", "runc": "runc"}
 # crun refuses the hybrid cgroups of some build machines; nothing here needs more isolation than a chroot.
@@ -30,7 +30,7 @@ def ensure(names: list[str], *, model: Path) -> list[Target]:
         SystemExit: neither Docker nor buildah can be used here.
         subprocess.CalledProcessError: a build failed; its output has been printed.
     """
-    with _alone(), _copied_sources() as root:
+    with locked(IMAGES / "lock"), _copied_sources() as root:
         wanted = [target(name, model=model, root=root) for name in in_order(names)]
         missing = [image for image in wanted if not image.archive.exists()]
         builder = _builder() if missing else []
@@ -129,12 +129,3 @@ def _forget_older(builder: list[str], wanted: Target) -> None:
         archive.unlink()
         remove = ["docker", "image", "rm"] if builder[0] == "docker" else ["buildah", "rmi"]
         subprocess.run([*remove, f"{REPOSITORY}{wanted.image.name}:{tag}"], check=False, capture_output=True)
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Hold this machine's image lock: a second build waits, and then finds the work done."""
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    with (IMAGES / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

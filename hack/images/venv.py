@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from hack.images import standins
 from hack.images.places import CACHE, LOCKS
+from hack.locked import locked
 
 PYTHON = "3.11"
 
@@ -27,9 +27,7 @@ def ensure(lock: str) -> Path:
     marker = target / ".complete"
     if marker.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as alone:
-        fcntl.flock(alone, fcntl.LOCK_EX)
+    with locked(target.parent / f".{target.name}.lock"):
         if not marker.exists():
             _install(lock, target)
             marker.touch()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from hack.locked import locked
 
 
 def made(target: Path, make: Callable[[Path], object]) -> Path:
     """`target`, filled by `make(folder)` unless it is there: it gets its name when it is complete."""
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(target.parent / f".{target.name}.lock"):
         if not target.exists():
             partial = target.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)

@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,15 +46,26 @@ def eventually(look: Callable[[], T | None], what: str, seconds: float = 420) ->
         pause = min(pause * 1.3, 1)
 
 
+UP_BEFORE = pytest.StashKey[bool]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remember whether the cluster was up, once for all workers."""
+    if not hasattr(session.config, "workerinput"):
+        with suppress(RuntimeError):  # no provider: whatever needs one says so
+            session.config.stash[UP_BEFORE] = choose(None, providers()).running()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave the cluster as it was, once all workers are done with it."""
+    if not session.config.stash.get(UP_BEFORE, True):
+        choose(None, providers()).down()
+
+
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
-    """The installed platform; the cluster goes down afterwards unless it was up before."""
-    provider = choose(None, providers())
-    was_up = provider.running()
-    platform = installed({"gpu": GPU_PROFILE}, more=("trainer", "demo-model", "demo-s3"))
-    yield platform
-    if not was_up:
-        provider.down()
+def platform() -> Platform:
+    """The installed platform, as `make demo` installs it; a second worker finds it installed."""
+    return installed({"gpu": GPU_PROFILE}, more=("trainer", "demo-model", "demo-s3"))
 
 
 @pytest.fixture(scope="session")
