@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo demo-finetune demo-restore demo-down test test-fast test-compiled lint generate venv tools images clean bench-%
+.PHONY: help demo demo-finetune demo-restore demo-down test test-long test-fast test-compiled lint generate venv tools images clean bench-%
 
 help: ## Show this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,10 +28,17 @@ demo-down: ## Undo it: no process, mount, interface or file stays outside the ca
 # A wrong answer fails at once.
 PATIENT := --reruns 1 --rerun-show-tracebacks --only-rerun '(Timeout\w*|CalledProcessError|ConnectError):|not (true )?within'
 
-test: venv tools images ## Every test, on a real API server and a real node
-	@$(BIN)/pytest $(PATIENT) -n 2 --dist loadfile tests/unit tests/golden tests/apiserver tests/integration
+# What starts processes mostly waits for them, so there is a worker more than there are cores, and it comes first.
+SHARED := -n 3 --dist loadfile --no-loadscope-reorder tests/integration tests/apiserver tests/golden tests/unit
+
+test: venv tools images ## All tiers, on a real API server and a real node
+	@$(BIN)/pytest $(PATIENT) -m 'not long' $(SHARED)
 	@$(MAKE) --no-print-directory test-compiled
-	@$(BIN)/pytest $(PATIENT) tests/e2e
+	@$(BIN)/pytest $(PATIENT) -m 'not long' -n 2 --dist loadfile tests/e2e
+
+test-long: venv tools images ## What kills, waits and trains for longer: CI runs both
+	@$(BIN)/pytest $(PATIENT) -m long $(SHARED)
+	@$(BIN)/pytest $(PATIENT) -m long -n 2 --dist loadfile tests/e2e
 
 test-compiled: venv ## The gateway's tests on its compiled data path, as it is in its image
 	@$(BIN)/pytest $(PATIENT) -n 2 -o "pythonpath=operator $$($(BIN)/python -m hack.compiled) ." tests/unit/test_gateway_*.py tests/integration/gateway

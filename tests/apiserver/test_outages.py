@@ -24,6 +24,7 @@ LISTENING_AGAIN_SECONDS = 60.0  # half of it on a machine that also does somethi
 plane = own_plane(lambda _: ground())
 
 
+@pytest.mark.long
 def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_more(
     plane: ControlPlane, directory: Path
 ) -> None:
@@ -40,6 +41,7 @@ def test_kopf_does_not_fall_silent_when_its_watches_meet_nothing_but_503(plane: 
     assert endless.heard, endless
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("code", "reason"), [(500, "InternalError"), (410, "Expired")])
 def test_a_change_is_followed_soon_after_an_error_in_every_watch(
     plane: ControlPlane, directory: Path, code: int, reason: str
@@ -63,6 +65,7 @@ def test_updates_survive_a_storm_of_conflicts(plane: ControlPlane, directory: Pa
     assert found["lost"] == 0
 
 
+@pytest.mark.long
 def test_an_api_server_that_is_away_for_longer_than_the_lease_is_sure_ends_nobody(
     plane: ControlPlane, directory: Path
 ) -> None:
@@ -80,6 +83,7 @@ def test_a_spec_nobody_should_write_is_refused_with_its_field_or_does_no_harm(pl
     assert refused == []
 
 
+@pytest.mark.long
 def test_what_a_run_leaves_is_recorded_although_its_end_is_heard_of_before_its_pods(
     plane: ControlPlane, directory: Path
 ) -> None:

@@ -10,6 +10,7 @@ from hack.demo.restore import ADAPTER, NAME, Lesson
 pytestmark = pytest.mark.timeout(1800)
 
 
+@pytest.mark.long
 def test_a_deleted_namespace_comes_back_with_model_and_adapter(platform: Platform, gateway: str) -> None:
     before, after = Lesson(platform, gateway, "deleted-and-restored").run()
     assert before == after

@@ -81,6 +81,7 @@ def test_a_model_is_taught_and_answers_as_it_was_taught(space: Space, gateway: s
     assert space.get("deployment", "captain-engine")["metadata"]["generation"] == 1
 
 
+@pytest.mark.long
 def test_an_evicted_run_goes_on_from_its_last_step(space: Space) -> None:
     for manifest in yaml.safe_load_all(EXAMPLE.read_text()):
         if manifest["kind"] == "LLMDeployment":

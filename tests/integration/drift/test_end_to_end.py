@@ -46,6 +46,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
         yield built
 
 
+@pytest.mark.long
 def test_a_second_workload_is_told_and_its_end_too(rig: Rig) -> None:
     # Quiet traffic is learned from, then watched, and stays quiet.
     usual = conversation(2)

@@ -40,7 +40,7 @@ from tests.integration.finetune.conftest import REPOSITORY, Jobs, rows
 from tests.integration.gateway.receiver import Receiver, hearing
 from tests.integration.gateway.rig import eventually, rig, run
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 Json = dict[str, Any]
 Tensors = dict[str, NDArray[np.float32]]
 TRAINING = {

@@ -16,7 +16,7 @@ from llmops.desired import gang
 from llmops.desired.weights import FINAL_EXIT_CODES
 from tests.integration.finetune.conftest import Ended, Jobs, Process, rows
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 Json = dict[str, Any]
 MODULE = "llmops_serving.jobs.finetune"
 STEPS = 24  # the pod is lost early among them, also on a machine that is slow to look

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.finetune.conftest import Ended, Jobs, Process, rows
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 Json = dict[str, Any]
 STEPS = 18
 

@@ -46,6 +46,7 @@ def step(events: list[Json]) -> int:
     return max((event["step"] for event in events if event["event"] == "progress"), default=0)
 
 
+@pytest.mark.long
 def test_a_run_that_is_evicted_killed_and_torn_ends_as_if_nothing_had_happened(jobs: Jobs) -> None:
     jobs.given(rows(120))
     calm = Jobs(jobs.python, jobs.model, jobs.volume.with_name("calm"))

@@ -17,11 +17,13 @@ from tests.integration.conftest import S3
 from tests.integration.repository.models import contents, model, ref, repository
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_nothing_is_lost(tmp_path: Path) -> None:
     report = faults.kills(tmp_path, 20, seed=os.getpid())
     assert report["findings at the end"] == 0
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_nothing_is_lost_on_s3(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,15 @@ import csv
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from llmops.judge.scaling import Limits
 from llmops.judge.simulation import Fleet, autoscaler, clairvoyant, requests, simulate
 
 TRACE = Path(__file__).parents[2] / "data" / "azure-llm-2023-conv.csv"
 
 
+@pytest.mark.long
 def test_the_trace_costs_little_more_than_clairvoyance_at_the_same_wait() -> None:
     with TRACE.open() as file:
         rows = [
