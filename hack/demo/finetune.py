@@ -10,7 +10,8 @@ from typing import Any
 
 from hack.cluster.progress import say
 from hack.demo.install import ROOT, Platform
-from hack.demo.restore import SECONDS, eventually
+from hack.demo.restore import SECONDS
+from hack.waiting import eventually
 
 Json = dict[str, Any]
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hack.cluster.progress import say
 from hack.demo.__main__ import wait_until_ready
 from hack.demo.install import HUB, ROOT, Platform
+from hack.waiting import eventually
 
 Json = dict[str, Any]
 Answers = dict[str, list[float]]
@@ -43,14 +42,14 @@ class Lesson:
         self.begin()
         self.kubectl("apply", "-f", str(EXAMPLE))
         self.kubectl("patch", "llmd", NAME, "--type=merge", "-p", json.dumps({"spec": {"backup": self.backup()}}))
-        eventually(self.served, "an engine with the adapter")
+        eventually(self.served, "an engine with the adapter", SECONDS)
         before = self.golden()
         point = self.back_up()
         say(f"backed up as {point}; now the namespace goes, with its volumes")
         self.destroy()
         self.begin()
         self.restore(f"backup://{point}")
-        eventually(self.served, "an engine with the adapter")
+        eventually(self.served, "an engine with the adapter", SECONDS)
         after = self.golden()
         self.destroy()
         return before, after
@@ -110,7 +109,7 @@ class Lesson:
             done = found.get("Complete", {}).get("status") == "True"
             return str(live["status"]["point"]) if done else ""
 
-        return eventually(point, "the restore point")
+        return eventually(point, "the restore point", SECONDS)
 
     def destroy(self) -> None:
         """The namespace and everything in it, waited for."""
@@ -158,13 +157,3 @@ def conditions(live: Json) -> list[Json]:
 def ours(kind: str) -> Json:
     """The head of an object of our group."""
     return {"apiVersion": "llmops.dev/v1alpha1", "kind": kind}
-
-
-def eventually(look: Callable[[], str], what: str, seconds: float = SECONDS) -> str:
-    """What `look` returns as soon as it is not empty."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.25)
-    raise TimeoutError(f"not within {seconds:.0f} s: {what}")

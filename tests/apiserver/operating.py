@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
+from hack.waiting import eventually
 from tests.faultproxy.proxy import FaultProxy
 
 ROOT = Path(__file__).parents[2]
@@ -37,18 +37,6 @@ def groups(account: str) -> list[str]:
     """The groups of a service account."""
     namespace = account.split(":")[2]
     return ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"]
-
-
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 180) -> T:
-    """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
-    deadline, pause = time.monotonic() + seconds, 0.05
-    while True:
-        if found := look():
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(pause)  # kubectl at every turn would take the processor from what is waited for
-        pause = min(pause * 1.3, 0.25)
 
 
 class ProxiedPlane(ControlPlane):
@@ -176,7 +164,7 @@ class Operator:
             return
         try:
             eventually(lambda: b"leading" in self.log.read_bytes(), f"{name} to lead; see {self.log}")
-        except AssertionError:
+        except TimeoutError:
             self.process.kill()  # nobody else knows of it
             raise
 

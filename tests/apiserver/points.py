@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import eventually
+from hack.waiting import eventually
 
 Json = dict[str, Any]
 BACKUP = {

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from hack.cluster.controlplane import ControlPlane
+from hack.waiting import eventually
 from tests.apiserver.conftest import client_of
-from tests.apiserver.operating import ACCOUNT, chart, eventually
+from tests.apiserver.operating import ACCOUNT, chart
 
 Json = dict[str, Any]
 SPACE = "lending"

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from hack.cluster.controlplane import LOOPBACK, free_port
-from tests.apiserver.operating import SYSTEM, Operator, ProxiedPlane, audited_plane, eventually, own_plane, writes
+from hack.waiting import eventually
+from tests.apiserver.operating import SYSTEM, Operator, ProxiedPlane, audited_plane, own_plane, writes
 from tests.apiserver.traffic import Gateway
 
 Json = dict[str, Any]

@@ -11,11 +11,12 @@ import pytest
 
 from hack.cluster.controlplane import ControlPlane
 from hack.dashboards.questions import BACKUP
+from hack.waiting import eventually
 from llmops.cli.repo import recovered
 from llmops_serving.jobs import backup
 from llmops_serving.jobs.repository.format import Manifest, PointRef
 from tests.apiserver import points
-from tests.apiserver.operating import Operator, audited_plane, eventually, own_plane
+from tests.apiserver.operating import Operator, audited_plane, own_plane
 from tests.apiserver.points import WAIT_SECONDS, Space, point
 from tests.integration.scraping import all_answered, questions, scraping
 

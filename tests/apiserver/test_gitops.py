@@ -12,7 +12,8 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import ROOT, ProxiedPlane, audited_plane, eventually, own_plane
+from hack.waiting import eventually
+from tests.apiserver.operating import ROOT, ProxiedPlane, audited_plane, own_plane
 from tests.fixtures.health import CASES, NAMES, manifest
 
 Json = dict[str, Any]

@@ -12,7 +12,8 @@ import pytest
 
 from hack.cluster import tools
 from hack.cluster.controlplane import LOOPBACK, free_port
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, own_plane, writes
+from hack.waiting import eventually
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, own_plane, writes
 
 Json = dict[str, Any]
 IMAGE = "oci://models/tiny:1"  # weights that need no Job: nothing of this tier runs pods

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from hack.cluster.controlplane import ControlPlane
+from hack.waiting import eventually
 from llmops.shell.handlers import WATCHED
-from tests.apiserver.operating import eventually, own_plane
+from tests.apiserver.operating import own_plane
 from tests.apiserver.points import BACKUP, Space, point
 from tests.faultproxy.faults import Fault
 from tests.faultproxy.kubelet import ARTIFACT, PodStatuses

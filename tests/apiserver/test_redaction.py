@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually
+from hack.waiting import eventually
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane
 from tests.apiserver.test_user_faults import HUB, IMAGE, apply, crashed, ended, of, ready, tell
 from tests.integration.cli.conftest import Cli
 

@@ -20,10 +20,11 @@ import pytest
 import yaml
 
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
+from hack.waiting import eventually
 from llmops.api.drift_state import Memories
 from llmops.judge.drift.baseline import Categories
 from llmops.judge.drift.threshold import frozen
-from tests.apiserver.operating import ROOT, SYSTEM, Operator, ProxiedPlane, audited_plane, chart, eventually, groups
+from tests.apiserver.operating import ROOT, SYSTEM, Operator, ProxiedPlane, audited_plane, chart, groups
 from tests.apiserver.points import BACKUP, WAIT_SECONDS, Space, point
 
 Json = dict[str, Any]

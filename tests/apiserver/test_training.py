@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.apiserver.operating import ProxiedPlane, audited_plane, eventually, own_plane, writes
+from hack.waiting import eventually
+from tests.apiserver.operating import ProxiedPlane, audited_plane, own_plane, writes
 
 Json = dict[str, Any]
 

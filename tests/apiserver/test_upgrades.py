@@ -15,7 +15,8 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
-from tests.apiserver.operating import ROOT, Operator, ProxiedPlane, audited_plane, eventually, own_plane
+from hack.waiting import eventually
+from tests.apiserver.operating import ROOT, Operator, ProxiedPlane, audited_plane, own_plane
 from tests.apiserver.traffic import Gateway, Streams, engine
 
 Json = dict[str, Any]

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
-from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, eventually, own_plane
+from hack.waiting import eventually
+from tests.apiserver.operating import Operator, ProxiedPlane, audited_plane, own_plane
 from tests.faultproxy.faults import Fault
 
 Json = dict[str, Any]

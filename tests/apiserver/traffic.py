@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 
 from hack.cluster.controlplane import LOOPBACK, ControlPlane, free_port
+from hack.waiting import eventually
 from llmops import names
-from tests.apiserver.operating import ROOT, eventually
+from tests.apiserver.operating import ROOT
 
 ENGINE = ROOT / "tests" / "integration" / "gateway" / "engine.py"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from hack.cluster.gpus import advertise_gpus
 from hack.cluster.provider import choose, providers
 from hack.demo.__main__ import forwarded
 from hack.demo.install import Platform, installed
+from hack.waiting import eventually
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -32,18 +32,6 @@ GPU_PROFILE = {
     "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
     "sharedMemory": "256Mi",
 }
-
-
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 420) -> T:
-    """What `look` returns as soon as it is true; a failure that says what was waited for otherwise."""
-    deadline, pause = time.monotonic() + seconds, 0.25
-    while True:
-        if found := look():
-            return found
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(pause)  # kubectl at every turn would take the processor from what is waited for
-        pause = min(pause * 1.3, 1)
 
 
 UP_BEFORE = pytest.StashKey[bool]()
@@ -126,7 +114,7 @@ class Space:
 
         try:
             return eventually(look, reason, seconds)
-        except AssertionError as late:
+        except TimeoutError as late:
             pods = self.kubectl("get", "pods", "-o", "wide")
             raise AssertionError(f"{name} is not {kind}/{reason} after {seconds} s but {last}\n{pods}") from late
 

@@ -18,7 +18,8 @@ from hack.cluster import tools
 from hack.dashboards.questions import COST, DEPLOYMENT, OVERVIEW
 from hack.demo.__main__ import chat
 from hack.demo.install import SYSTEM, Platform
-from tests.e2e.conftest import Space, ask, eventually
+from hack.waiting import eventually
+from tests.e2e.conftest import Space, ask
 from tests.integration.conftest import free_port
 from tests.integration.scraping import Scraper, all_answered, questions
 

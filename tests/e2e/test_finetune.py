@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.conftest import Space, ask, eventually
+from hack.waiting import eventually
+from tests.e2e.conftest import Space, ask
 
 pytestmark = pytest.mark.timeout(1800)
 Json = dict[str, Any]

@@ -10,7 +10,8 @@ import pytest
 
 from hack.demo.__main__ import chat
 from hack.demo.install import SYSTEM, Platform
-from tests.e2e.conftest import MODEL, Space, ask, eventually
+from hack.waiting import eventually
+from tests.e2e.conftest import MODEL, Space, ask
 
 pytestmark = pytest.mark.timeout(900)
 

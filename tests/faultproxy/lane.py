@@ -20,8 +20,9 @@ import httpx
 import yaml
 
 from hack.cluster.controlplane import ControlPlane, free_port
+from hack.waiting import eventually
 from llmops.shell.connection import from_kubeconfig
-from tests.apiserver.operating import RIGHTS, ROOT, chart, eventually, groups, started
+from tests.apiserver.operating import RIGHTS, ROOT, chart, groups, started
 from tests.faultproxy.proxy import FaultProxy
 
 RESYNC_SECONDS = 30  # the least: what only a resync mends shall be seen within the minute

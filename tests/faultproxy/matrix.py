@@ -13,7 +13,7 @@ from difflib import unified_diff
 from functools import partial
 from queue import Empty, SimpleQueue
 
-from tests.apiserver.operating import eventually
+from hack.waiting import eventually
 from tests.faultproxy.calls import Call
 from tests.faultproxy.faults import ENDING, Fault
 from tests.faultproxy.kubelet import PodStatuses

@@ -15,7 +15,7 @@ import httpx
 
 from hack.cluster import tools
 from hack.dashboards.questions import Dashboard
-from tests.apiserver.operating import eventually
+from hack.waiting import eventually
 from tests.integration.conftest import free_port
 
 Json = dict[str, Any]
@@ -106,5 +106,5 @@ def all_answered(
 
     try:
         eventually(answered, "data", seconds)
-    except AssertionError as late:
+    except TimeoutError as late:
         raise AssertionError("no data for\n" + "\n".join(sorted(silent))) from late

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import eventually
+from hack.waiting import eventually
 from tests.apiserver.traffic import Gateway, Streams, engine
 from tests.faultproxy.lane import Lane, ground
 from tests.faultproxy.models import Models

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import eventually
+from hack.waiting import eventually
 from tests.faultproxy.lane import Lane, ground
 from tests.faultproxy.models import Models
 from tests.faultproxy.page import Section, table

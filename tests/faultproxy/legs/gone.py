@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import ROOT, eventually
+from hack.waiting import eventually
+from tests.apiserver.operating import ROOT
 from tests.faultproxy.lane import Lane, client_of, ground
 from tests.faultproxy.models import SMALL, Models
 from tests.faultproxy.page import Section, table

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster.controlplane import ControlPlane, free_port
-from tests.apiserver.operating import eventually
+from hack.waiting import eventually
 from tests.faultproxy.lane import Site, ground
 from tests.faultproxy.models import SMALL, Models
 from tests.faultproxy.page import Section, table

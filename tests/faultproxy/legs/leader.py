@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from hack.cluster.controlplane import ControlPlane
+from hack.waiting import eventually
 from llmops.shell.leadership import LEASE_SECONDS
-from tests.apiserver.operating import eventually
 from tests.faultproxy.lane import Site, ground
 from tests.faultproxy.models import Models
 from tests.faultproxy.page import Section, table

@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 
 from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import ROOT, eventually
+from hack.waiting import eventually
+from tests.apiserver.operating import ROOT
 from tests.faultproxy.lane import Lane, ground
 from tests.faultproxy.legs.leader import at
 from tests.faultproxy.models import SMALL, Models

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hack.cluster.controlplane import ControlPlane
-from tests.apiserver.operating import eventually
+from hack.waiting import eventually
 from tests.faultproxy.lane import HARDLY_EVER, Lane, ground
 from tests.faultproxy.models import Models
 from tests.faultproxy.page import Section, table

@@ -23,10 +23,10 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
+from hack.waiting import eventually
 from llmops.api.drift import SERIES
 from llmops_serving.gateway.metrics import Metrics
 from llmops_serving.gateway.usage import Usage
-from tests.apiserver.operating import eventually
 from tests.integration.conftest import free_port
 from tests.integration.drift.conftest import program
 from tests.integration.gateway.engine import Engine, Seen

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import yaml
 
+from hack.waiting import eventually
 from llmops.desired.slo_rules import slo_groups
-from tests.apiserver.operating import eventually
 from tests.golden.test_alerts import GROUPS
 from tests.integration.drift.live import EXAMPLES, PATIENCE_SECONDS, alertmanager
 
