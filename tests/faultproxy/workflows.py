@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
+from hack.waiting import eventually
 from llmops import names
-from tests.apiserver.operating import eventually
 from tests.faultproxy.kubelet import PodStatuses
 
 Json = dict[str, Any]
