@@ -205,6 +205,22 @@ def test_down_only_to_the_highest_demand_of_the_window() -> None:
     assert story.at(310, busy(20)).replicas == 2
 
 
+def test_what_emptied_a_queue_is_not_kept_for_the_window() -> None:
+    """Six replicas are full, because a queue piled up while they loaded; what is asked for fills two."""
+    draining = replace(
+        busy(96), waiting=50, mean_waiting=200.0, requests_per_second=3.0, recent_requests_per_second=3.0
+    )
+    limits = replace(LIMITS, requests_per_second=None)
+    story = Story(limits, 6, SEEN_LONG)
+    assert story.at(0, draining).replicas == 6
+    emptied = replace(draining, waiting=0, mean_waiting=40.0)
+    assert story.at(10, emptied).replicas == 6
+    assert story.at(20, busy(30)).replicas == 2
+
+    without_a_queue = Story(limits, 6, SEEN_LONG)
+    assert [without_a_queue.at(at, busy(level)).replicas for at, level in ((0, 96), (20, 30))] == [6, 6]
+
+
 def test_stabilizing_says_how_long() -> None:
     story = Story(LIMITS, 4, SEEN_LONG)
     story.at(0, busy(60))

@@ -136,17 +136,18 @@ class Memory:
 
     known_since: datetime | None = None  # the load has been known at every decision since
     unknown_since: datetime | None = None  # or has not been
-    keeps: tuple[tuple[datetime, int], ...] = ()  # replicas the demand called for; later ones are smaller
+    keeps: tuple[tuple[datetime, int], ...] = ()  # replicas the lasting demand called for; later ones are smaller
     ups: tuple[tuple[datetime, int], ...] = ()  # size before each growth of the last 15 s
     last: Change | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """Load as numbers of replicas: `grow` is needed at once, fewer than `keep` would soon be too few."""
 
     grow: int
     keep: int
+    lasting: int  # of `keep`, what will be needed again; the rest empties a queue once
     message: str  # the measurement that decided, in words
 
 
@@ -324,8 +325,9 @@ def _remembered(memory: Memory, demand: Demand | None, limits: Limits, now: date
     ups = tuple((at, before) for at, before in memory.ups if now - at < UP_PERIOD)
     if demand is None:
         return Memory(unknown_since=memory.unknown_since or now, ups=ups, last=memory.last)
-    recent = (each for each in memory.keeps if now - each[0] < limits.stabilization and each[1] > demand.keep)
-    return Memory(known_since=memory.known_since or now, keeps=(*recent, (now, demand.keep)), ups=ups, last=memory.last)
+    recent = (each for each in memory.keeps if now - each[0] < limits.stabilization and each[1] > demand.lasting)
+    keeps = (*recent, (now, demand.lasting))
+    return Memory(known_since=memory.known_since or now, keeps=keeps, ups=ups, last=memory.last)
 
 
 def _demand(limits: Limits, load: Load, wanted: int) -> Demand:
@@ -335,15 +337,27 @@ def _demand(limits: Limits, load: Load, wanted: int) -> Demand:
         candidates.append(_by_concurrency(limits.concurrency, load, wanted))
     if limits.requests_per_second is not None:
         candidates.append(_by_rate(limits.requests_per_second, load, wanted))
-    busy = Demand(int(load.active), int(load.active), f"{load.in_flight} in flight, {load.waiting} waiting")
+    active = int(load.active)
+    message = f"{load.in_flight} in flight, {load.waiting} waiting"
+    busy = Demand(grow=active, keep=active, lasting=active, message=message)
     larger = max(candidates, key=lambda each: (each.grow, each.keep), default=busy)
-    return Demand(max(larger.grow, busy.grow), max(each.keep for each in (*candidates, busy)), larger.message)
+    every = (*candidates, busy)
+    return Demand(
+        grow=max(larger.grow, busy.grow),
+        keep=max(each.keep for each in every),
+        lasting=max(each.lasting for each in every),
+        message=larger.message,
+    )
 
 
 def _by_concurrency(target: float, load: Load, wanted: int) -> Demand:
     service = load.service_seconds or ASSUMED_SERVICE_SECONDS
-    level = _work(load.in_flight, load.waiting, load.recent_requests_per_second * service, service)
-    mean = _work(load.mean_in_flight, load.mean_waiting, load.requests_per_second * service, service)
+    offered, recently = load.requests_per_second * service, load.recent_requests_per_second * service
+    level = _work(load.in_flight, load.waiting, recently, service)
+    mean = _work(load.mean_in_flight, load.mean_waiting, offered, service)
+    # What empties a queue is busy with the past: nobody will ask for that much again.
+    queued = load.mean_waiting > 0.01
+    steady, crest = (min(mean, offered), min(level, recently)) if queued else (mean, level)
     burst = level > BURST_UP * target * wanted
     message = (
         f"{load.in_flight} requests in flight and {load.waiting} waiting "
@@ -352,6 +366,7 @@ def _by_concurrency(target: float, load: Load, wanted: int) -> Demand:
     return Demand(
         grow=_ceil(max(mean, level if burst else 0) / (SUSTAINED_UP * target)),
         keep=max(_ceil(mean / (SUSTAINED_DOWN * target)), _ceil(level / (BURST_DOWN * target))),
+        lasting=max(_ceil(steady / (SUSTAINED_DOWN * target)), _ceil(crest / (BURST_DOWN * target))),
         message=message,
     )
 
@@ -373,11 +388,8 @@ def _by_rate(target: float, load: Load, wanted: int) -> Demand:
         f"{load.requests_per_second:.2f} requests/s (mean of 60 s; certainly {load.burst_requests_per_second:.2f} at "
         f"the last peak), target {target:g} per replica"
     )
-    return Demand(
-        grow=_ceil(rate / (SUSTAINED_UP * target)),
-        keep=_ceil(max(load.requests_per_second / SUSTAINED_DOWN, burst) / target),
-        message=message,
-    )
+    keep = _ceil(max(load.requests_per_second / SUSTAINED_DOWN, burst) / target)
+    return Demand(grow=_ceil(rate / (SUSTAINED_UP * target)), keep=keep, lasting=keep, message=message)
 
 
 def _ceil(replicas: float) -> int:
