@@ -38,6 +38,21 @@ def test_two_gateways_place_a_cold_prompt_alike() -> None:
         assert one.address == two.address
 
 
+def test_a_pod_that_usually_has_more_in_flight_gets_fewer_cold_prompts() -> None:
+    pods = [pod(name) for name in "abcd"]
+    pods[0].usual, pods[1].usual = 12.0, 3.0
+    pods[2].usual = pods[3].usual = 6.0
+    placed = dict.fromkeys("abcd", 0)
+    for number in range(400):
+        text = b"%0512d" % number
+        chosen = affinity.choice(pods, affinity.blocks(text), text[:256], 0.0)
+        assert chosen is not None
+        placed[chosen.address] += 1
+        for each in pods:
+            each.in_flight = int(each.usual)  # it stays as it is
+    assert 50 < placed["a"] < placed["c"] < placed["b"] < 160
+
+
 @pytest.mark.parametrize(
     ("warm", "cold", "stays"),
     [
