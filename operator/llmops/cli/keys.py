@@ -93,7 +93,7 @@ def create(
         print_json({"name": name, "key": key, **{field: value for field, value in data.items() if field != "hash"}})
     else:
         typer.echo(key)
-        typer.echo(f"This is the only time {name} is shown: the cluster keeps its hash.", err=True)
+        typer.echo(f"This is the only time that the key of {name} is shown: the cluster keeps its hash.", err=True)
 
 
 @app.command("list")
