@@ -121,7 +121,8 @@ def _seconds(span: timedelta) -> str:
 def _say(name: str, facts: dict[str, Any]) -> None:
     decision = facts["decision"]
     condition = decision["condition"] or {}
-    typer.echo(f"{name}: {decision['replicas'] if decision['replicas'] is not None else 'undecided'} replicas")
+    size = decision["replicas"]
+    typer.echo(f"{name}: {'undecided' if size is None else f'{size} replica' if size == 1 else f'{size} replicas'}")
     typer.echo(
         f"because  {condition.get('reason', 'nobody has looked yet')}: {condition.get('message', '')}".rstrip(": ")
     )

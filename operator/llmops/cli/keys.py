@@ -101,7 +101,8 @@ def list_keys(*, namespace: Where = None, context: Context = None, output: Outpu
     """List keys and their limits; neither keys nor hashes."""
     cluster = Cluster(context)
     try:
-        found = cluster.list(SECRET, _where(cluster, namespace), labelSelector=names.LABEL_API_KEY)
+        where = _where(cluster, namespace)
+        found = cluster.list(SECRET, where, labelSelector=names.LABEL_API_KEY)
     except Refused as refusal:
         raise refusal.exit() from refusal
     keys = [
@@ -110,6 +111,9 @@ def list_keys(*, namespace: Where = None, context: Context = None, output: Outpu
     ]
     if output is Form.JSON:
         print_json(keys)
+        return
+    if not keys:
+        typer.echo(f"No API key in {where}.")
         return
     at = now()
     rows = [[key["name"], *(key.get(field, "-") for field in FIELDS), age(key["created"], at)] for key in keys]

@@ -177,8 +177,9 @@ def _state(item: Json) -> str:
         case "Deployment" | "LeaderWorkerSet":
             return f"{state.get('readyReplicas', 0)}/{spec.get('replicas', 1)} ready"
         case "Job":
-            ended = [each["type"] for each in state.get("conditions", []) if each["status"] == "True"]
-            return ", ".join(ended) or f"{state.get('active', 0)} active"
+            told = [each["type"] for each in state.get("conditions", []) if each["status"] == "True"]
+            ended = [each for each in told if each not in ("SuccessCriteriaMet", "FailureTarget")]  # on the way there
+            return ", ".join(ended or told) or f"{state.get('active', 0)} active"
         case "PersistentVolumeClaim":
             return f"{state.get('phase', 'Pending')} {spec['resources']['requests']['storage']}"
         case "CronJob":
