@@ -47,6 +47,20 @@ def test_a_sleeping_model_holds_the_request_wakes_and_answers(space: Space, gate
     assert answer["usage"]["completion_tokens"] >= 1
 
 
+def test_an_engine_that_still_starts_goes_as_soon_as_it_is_told_to(space: Space) -> None:
+    """A slip is put right at once: nobody waits for what it had begun, least of all for a pod's grace period."""
+    space.apply("hasty")
+    pods = ("get", "pods", "-l", "app.kubernetes.io/component=engine", "-o", "json")
+
+    def starting() -> bool:
+        states = [pod["status"].get("containerStatuses", []) for pod in json.loads(space.kubectl(*pods))["items"]]
+        return any("running" in container["state"] for state in states for container in state)
+
+    eventually(starting, "an engine that starts")
+    space.kubectl("scale", "llmd/hasty", "--replicas=0")
+    eventually(lambda: not json.loads(space.kubectl(*pods))["items"], "no engine", 90)
+
+
 def test_a_model_in_an_image_is_mounted_and_answers(space: Space, platform: Platform, gateway: str) -> None:
     space.apply("packed", model={"source": f"oci://{platform.images['demo-model']}"})
     space.wait("packed", "Serving")

@@ -10,7 +10,7 @@ from llmops.api.conditions import Reason
 from llmops.api.llm_deployment import LLMDeployment
 from llmops.api.problem import NeedsUser
 from llmops.config import Config, Profile
-from llmops.desired import adapters, pods, weights
+from llmops.desired import adapters, lifetime, pods, weights
 from llmops.desired.adapters import Adapter, Engine
 
 Json = dict[str, Any]
@@ -19,19 +19,6 @@ COMPONENT = names.ENGINE_COMPONENT
 CONTAINER = "engine"
 LOAD_SECONDS = 3600  # a start-up probe longer than any model takes to load, so that nobody kills a slow disk's pod
 DEFAULT_GRACE_SECONDS = 600  # as long as a request may take
-
-# A pod that is told to go still gets requests until every gateway has heard of it, and has some in flight: wait for
-# the news to spread, then until the engine itself says that it is idle. The kubelet bounds this by the grace period.
-DRAIN = """
-import time, urllib.request
-def busy():
-    text = urllib.request.urlopen("http://127.0.0.1:8000/metrics", timeout=5).read().decode()
-    names = ("vllm:num_requests_running", "vllm:num_requests_waiting")
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0] in names)
-time.sleep(3)
-while busy() > 0:
-    time.sleep(0.5)
-"""
 
 
 def profile(llm: LLMDeployment, config: Config) -> Profile:
@@ -114,7 +101,7 @@ def _container(llm: LLMDeployment, config: Config, chosen: Profile, mounts: list
         "name": CONTAINER,
         "image": llm.spec.engine.image or chosen.image,
         "imagePullPolicy": config.images.pull_policy,
-        "command": list(chosen.command),
+        "command": lifetime.launched(chosen.command),
         "args": arguments(llm, chosen, model_path, traces=_traces_to(config, chosen)),
         "env": pods.environment(
             {
@@ -133,7 +120,7 @@ def _container(llm: LLMDeployment, config: Config, chosen: Profile, mounts: list
         "startupProbe": {**health, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": LOAD_SECONDS},
         "readinessProbe": {**health, "periodSeconds": 5, "timeoutSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {**health, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
-        "lifecycle": {"preStop": {"exec": {"command": ["python3", "-c", DRAIN.strip()]}}},
+        "lifecycle": {"preStop": {"exec": {"command": lifetime.drain()}}},
         "volumeMounts": mounts,
     }
 
