@@ -4,7 +4,8 @@ Peers are taken from the PATH and from the folder in `LLMOPS_BENCH_PEERS`; those
 to be. Every round visits all legs in turn, so that what disturbs the machine disturbs all of them; CPU time of the
 proxy's processes per unit is the figure that a busy machine bends least, and comes first. Other commands:
 `python -m bench.gateway fuzz --count 1000000`, `python -m bench.gateway bad --count 10000`,
-`python -m bench.gateway streams --count 5000`.
+`python -m bench.gateway streams --count 5000`, `python -m bench.gateway soak --minutes 60`,
+`python -m bench.gateway continuity` (on a real node).
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.gateway import bad, fuzz, legs
+from bench.gateway import bad, continuity, fuzz, legs
 from bench.gateway.legs import Leg
 
 CONNECTIONS = 32
 TOKENS = 64
+SOAK_KIB = 1024
 TOKEN_SECONDS = 0.005  # so that every token is a read and a write of its own, as from a real engine
 
 
@@ -58,7 +60,17 @@ def main() -> int:
     refusing.add_argument("--count", type=int, default=10_000)
     streaming = commands.add_parser("streams")
     streaming.add_argument("--count", type=int, default=5000)
+    soaking = commands.add_parser("soak")
+    soaking.add_argument("--minutes", type=float, default=60)
+    soaking.add_argument("--rate", type=float, default=100, help="requests per second")
+    lasting = commands.add_parser("continuity")
+    lasting.add_argument("--people", type=int, default=2, help="clients that stream all the time")
+    lasting.add_argument("--replicas", type=int, default=3, help="the size between 1 and 1")
     given = parser.parse_args()
+    if given.command == "continuity":
+        return continuity.main(given.people, given.replicas, given.json)
+    if given.command == "soak":
+        return soak(given.minutes, given.rate)
     if given.command == "fuzz":
         return fuzz.main(given.count, given.seed)
     if given.command == "bad":
@@ -205,6 +217,38 @@ def streams(count: int) -> int:
         f"{(peak - before) / count / 1024:.1f} KiB each ({before / 2**20:.0f} -> {peak / 2**20:.0f} MiB)"
     )
     return 1 if figures["errors"] else 0
+
+
+def soak(minutes: float, rate: float) -> int:
+    """Prompts that are never asked twice, streams, bad requests, new connections: what is left of them in memory.
+
+    The first half fills what is bounded: prefixes per engine, Python's own pools. The second half must stay flat.
+    """
+    rng, rounds, errors = random.Random(1), max(2, round(minutes * 2)), 0
+    asked = 1
+    resident: list[int] = []
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-gateway-")))
+        ports = legs.free_ports(4)
+        stack.callback(legs.engines(directory, ports, token_seconds=TOKEN_SECONDS).kill)
+        leg = legs.gateway(directory, ports)
+        stack.callback(leg.stop)
+        legs.wait_until_serving(leg)
+        print(f"{'minute':>8}{'requests':>12}{'KiB':>10}")
+        for number in range(rounds):
+            for flags in ((), ("--stream", "16")):
+                figures = load(leg, 14.5, "--rate", str(rate), "--fresh", str(asked), *flags)
+                asked, errors = asked + figures["all_requests"], errors + figures["errors"]
+            for make, _ in bad.KINDS.values():
+                with socket.create_connection(("127.0.0.1", leg.port), 10) as connection:
+                    connection.sendall(make(rng))
+                    connection.recv(64)
+            resident.append(leg.memory_bytes() // 1024)
+            if number % max(1, rounds // 20) == 0 or number == rounds - 1:
+                print(f"{(number + 1) / 2:8.1f}{asked:12}{resident[-1]:10}", flush=True)
+    middle, last = resident[rounds // 2 - 1], resident[-1]
+    print(f"{asked} requests, {errors} errors; the second half: {last - middle:+} KiB in {minutes / 2:g} minutes")
+    return 1 if errors or last - middle > SOAK_KIB else 0
 
 
 if __name__ == "__main__":

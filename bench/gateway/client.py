@@ -1,6 +1,7 @@
 """A closed-loop load generator: raw bytes, so that what is measured is the proxy. Prints one JSON line.
 
-`python -m bench.gateway.client PORT CONNECTIONS SECONDS [--stream TOKENS] [--rate PER_SECOND]`
+`python -m bench.gateway.client PORT CONNECTIONS SECONDS [--stream TOKENS] [--rate PER_SECOND]
+[--fresh FROM]`: with the last, no prompt is asked twice.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
+import itertools
 import json
 import time
+from collections.abc import Callable, Iterator
 
 import uvloop
 
@@ -49,7 +52,7 @@ class Totals:
 class Caller(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self, totals: Totals, payload: bytes, *, stream: bool, paced: bool) -> None:
+    def __init__(self, totals: Totals, payload: Callable[[], bytes], *, stream: bool, paced: bool) -> None:
         self.totals, self.payload, self.stream, self.paced = totals, payload, stream, paced
         self.buffer = b""
         self.tail = b""
@@ -66,7 +69,7 @@ class Caller(asyncio.Protocol):
     def send(self) -> None:
         self.busy, self.buffer, self.length, self.tail = True, b"", 0, b""
         self.at = time.perf_counter()
-        self.transport.write(self.payload)
+        self.transport.write(self.payload())
 
     def data_received(self, data: bytes) -> None:
         if self.stream and self.length:
@@ -110,6 +113,12 @@ class Caller(asyncio.Protocol):
             self.done.set_result(None)
 
 
+def payloads(stream_tokens: int, key: str, numbers: Iterator[int]) -> Callable[[], bytes]:
+    """The next request; one that repeats is made once."""
+    made = functools.lru_cache(maxsize=1)(lambda number: request(stream_tokens=stream_tokens, number=number, key=key))
+    return lambda: made(next(numbers))
+
+
 def _the(caller: Caller) -> Caller:
     return caller
 
@@ -122,12 +131,14 @@ async def main() -> None:
     parser.add_argument("--stream", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--key", default="")
+    parser.add_argument("--fresh", type=int, default=0)
     given = parser.parse_args()
     totals = Totals()
     loop = asyncio.get_running_loop()
     callers = []
     for number in range(given.connections):
-        payload = request(stream_tokens=given.stream, number=number, key=given.key)
+        numbers = itertools.count(given.fresh + number, given.connections) if given.fresh else itertools.repeat(number)
+        payload = payloads(given.stream, given.key, numbers)
         caller = Caller(totals, payload, stream=bool(given.stream), paced=bool(given.rate))
         await loop.create_connection(functools.partial(_the, caller), "127.0.0.1", given.port)
         callers.append(caller)
