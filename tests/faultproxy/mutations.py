@@ -86,12 +86,13 @@ def hurt(spec: Json, chance: random.Random) -> None:
     for part in where[:-1]:
         parent = parent[part]
     how = chance.randrange(3)
+    strange = copy.deepcopy(chance.choice(STRANGE))  # a copy: the next one to be hurt may be within it
     if how == 0:
         del parent[where[-1]]
     elif how == 1 and isinstance(parent, dict):
-        parent[chance.choice(["privileged", "hostNetwork", "x-unknown", "Model"])] = chance.choice(STRANGE)
+        parent[chance.choice(["privileged", "hostNetwork", "x-unknown", "Model"])] = strange
     else:
-        parent[where[-1]] = chance.choice(STRANGE)
+        parent[where[-1]] = strange
 
 
 def places(value: Any, path: Path = ()) -> Iterator[Path]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
 import pytest
 
 from tests.faultproxy.assertions import Standing
-from tests.faultproxy.calls import Call, parsed
+from tests.faultproxy.calls import Call, Json, parsed
+from tests.faultproxy.mutations import STRANGE, mutations
 
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/llmops-system/leases/llmops-operator?fieldManager=x"
 SERVICE = "/api/v1/namespaces/team/services/m-engine"
@@ -32,7 +34,7 @@ def led(source: str = "a") -> Standing:
     return standing
 
 
-BROKEN = [
+BROKEN: list[tuple[str, str, str, Any, str]] = [
     ("a delete of whatever has the name", "DELETE", SERVICE, {}, "without preconditions"),
     ("a delete of a collection", "DELETE", "/api/v1/namespaces/team/services?labelSelector=a", {}, "collection"),
     ("an anonymous write", "PATCH", SERVICE, {"spec": {}}, "without a field manager"),
@@ -94,3 +96,10 @@ def test_a_write_may_be_repeated_where_its_answer_was_lost() -> None:
     for _ in range(2):
         sent(standing, "a", "PATCH", f"{OURS}/status?fieldManager=x", {"status": {}}, version=8)
     assert standing.violations == []
+
+
+def test_what_one_mutation_hurts_is_whole_in_the_next() -> None:
+    before = copy.deepcopy(STRANGE)
+    schema: Json = {"properties": {"spec": {"properties": {"x": {"type": "array", "items": {"type": "object"}}}}}}
+    assert len(list(mutations("llmdeployments", schema, 3000, seed=1))) == 3000
+    assert before == STRANGE
