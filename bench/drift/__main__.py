@@ -157,16 +157,20 @@ def main() -> None:
     cost = [] if arguments.no_rules else list(evaluation.rows())
     for row in cost:
         print(
-            f"Prometheus {row['prometheus']}, {row['signals']} signals: {row['evaluation_ms']} ms per evaluation "
-            f"(at most {evaluation.BUDGET_MS}), {row['series']} series (at most {evaluation.MOST_SERIES})"
+            f"Prometheus {row['prometheus']}, {row['scored']} of {row['signals']} signals scored: "
+            f"{row['evaluation_ms']} ms each minute (at most {evaluation.BUDGET_MS}), {row['fourth_ms']} ms more every "
+            f"fourth, {row['series']} series (at most {evaluation.MOST_SERIES})"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps({"power": rows, "rules": cost}, indent=1) + "\n")
     worst = max(row["learned"] for row in rows if row["case"] == "no drift")
     print(f"\nlearned rule, worst false alarm rate without drift: {worst:.2%} (must be at most 0.50%)")
-    usual = cost[::2]  # the signals of the default; whoever asks for all of them pays for all of them
-    dear = any(row["evaluation_ms"] > evaluation.BUDGET_MS for row in usual)
-    dear = dear or any(row["series"] > evaluation.MOST_SERIES for row in cost)
+    dear = any(
+        row["evaluation_ms"] > evaluation.BUDGET_MS
+        or row["series"] > evaluation.MOST_SERIES
+        or row["scored"] < row["signals"]
+        for row in cost
+    )
     if worst > 0.005 or dear:
         raise SystemExit(1)
 

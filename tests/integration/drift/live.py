@@ -38,6 +38,7 @@ LEARNED = tuple(each.metric for each in SERIES.values())
 RULES_LABEL = "llmops.dev/prometheus-rules=true"
 PATIENCE_SECONDS = 240  # what takes seconds on an idle machine
 Json = dict[str, Any]
+_LANGUAGES = ("en", "de", "fr", "es")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,9 @@ def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: f
             cached = each.prompt * (each.completion % 5) // 4
             series.answered(Usage(each.prompt, each.completion, each.reason, cached), tools=offered)
             series.ended(429 if each.prompt % 11 == 0 else 200, 0.1)
+            rare = "yes" if each.prompt % 10 == 0 else "no"
+            said = {"empty": "no", "refusal": rare, "repetition": rare, "language": _LANGUAGES[each.prompt % 4]}
+            series.looked_at(said | {"json": "invalid" if each.completion % 10 == 0 else "valid"})
         at = end - (len(pages) - index) * every
         for line in metrics.text([]).splitlines():
             sample, _, value = line.rpartition(" ")

@@ -31,7 +31,7 @@ from tests.integration.drift.scenarios import (
 
 PROMPTS, REASON = learned()
 RULES = rule_file(drift_groups(WATCHED, [PROMPTS, REASON], window="1h"))
-# Written twice, the four-minute group races with itself: promtool calls that a failure, a server drops the later one.
+# Written twice, the second group races with itself: promtool calls that a failure, a server drops the later one.
 SAME_RULES = rule_file(drift_groups(WATCHED, [PROMPTS, REASON], window="1h")[:1])
 OTHER_RULES = rule_file(drift_groups(WATCHED, learned("model@2"), window="1h"))
 ROOT = Path(__file__).parents[3]
@@ -254,7 +254,7 @@ def test_the_alert_explains_itself(run_test: Run) -> None:
     bins = " ".join(f"{each.label} ({term:.3f})" for term, each in top)
     rule = next(rule for rule in drift_groups(WATCHED, [PROMPTS], window="1h")[0]["rules"] if "alert" in rule)
     alert = {
-        "exp_labels": rule["labels"],
+        "exp_labels": rule["labels"] | {"signal": PROMPTS.signal, "baseline": WATCHED.identity(PROMPTS)},
         "exp_annotations": {
             "summary": f"team-a/support: PromptTokens drifted, debiased PSI {score.debiased:.3f} over 0.100",
             "description": f"Bins that contribute most: {bins} of 1200 requests in 1h.",

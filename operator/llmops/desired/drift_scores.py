@@ -1,0 +1,281 @@
+"""Recording rules that score a deployment's traffic against its frozen baselines, all signals in each expression.
+
+A rule costs a Prometheus some twenty microseconds before it computes anything, and each selector in it as much again.
+So a rule is written once for all signals where that is possible, and vectors meet on the labels `signal` and
+`baseline`: what is counted of one signal never meets another one's bins. And what never changes is not written every
+minute: a baseline's literals are four times rarer, and read from the hour behind, which a Prometheus may be away.
+
+Forces that shape the expressions:
+- `increase()` per series, then `sum`: the other way round a restarted gateway makes the sum jump backwards.
+- `le` is read in both spellings ("200", "200.0"), because Prometheus 3 rewrites what Prometheus 2 stores as scraped,
+  and after an upgrade one window holds both.
+- Counts are smoothed and clamped: an empty bin would make PSI infinite, extrapolation makes counts of -1e-12.
+- A score exists only when every bin of the baseline was found, so that a lost bin reads as "missing", never as "small".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from math import log
+from typing import Any
+
+from llmops.api.drift import OTHER, SERIES, FrozenBaseline, Watched, Window, evaluation_seconds
+
+Rule = dict[str, Any]
+
+# Literals: the baseline, and the bars that a score must pass.
+EXPECTED = "llmops:drift_baseline_share"
+REFERENCE = "llmops:drift_baseline_samples"
+BINS = "llmops:drift_baseline_bins"
+THRESHOLD = "llmops:drift_threshold"
+CRITICAL = "llmops:drift_chi_square_critical"
+ENOUGH = "llmops:drift_min_samples"
+# Recorded.
+SAMPLES = "llmops:drift_samples"
+SHARE = "llmops:drift_share"
+PSI_BIN = "llmops:drift_psi_bin"
+PSI = "llmops:drift_psi"
+DEBIASED = "llmops:drift_psi_debiased"
+CHI_SQUARE = "llmops:drift_chi_square"
+LAST_WEEK = "llmops:drift_psi_last_week"
+
+SIGNAL = "(signal, baseline)"
+BIN = "(signal, baseline, bin)"
+
+
+def companion_seconds(window: Window) -> int:
+    """How often the second group is evaluated. Four minutes at most: a series counts as gone after five."""
+    return 4 * evaluation_seconds(window)
+
+
+def duration(seconds: int) -> str:
+    """As Prometheus prints it."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+def quoted(text: str) -> str:
+    """A PromQL string literal."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def matchers(labels: dict[str, str], *more: str) -> str:
+    """The inside of a PromQL selector's braces."""
+    return ",".join([*(f"{key}={quoted(value)}" for key, value in labels.items()), *more])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The expressions build on each other top down; `then` is "" or "_last_week", the suffix of what holds counts."""
+
+    watched: Watched
+    baselines: tuple[FrozenBaseline, ...]
+    window: Window
+
+    def rules(self) -> list[Rule]:
+        """Every score, in the order in which each needs the ones before."""
+        recorded = {PSI_BIN: self.psi_terms, PSI: self.psi, DEBIASED: self.debiased, CHI_SQUARE: self.chi_square}
+        return [*self.counted(), *(self.record(name, text) for name, text in recorded.items())]
+
+    def companions(self) -> list[Rule]:
+        """The baseline, what people look at beside the score, and the hour of last week that may excuse it."""
+        return [
+            *(rule for each in self.baselines for rule in self.frozen(each)),
+            self.record("llmops:drift_jensen_shannon", self.jensen_shannon),
+            *(self.of(each, "llmops:drift_kolmogorov_smirnov", self.gap(each)) for each in self.histograms),
+            *self.counted(then="_last_week", offset=" offset 1w"),
+            self.record(LAST_WEEK, self.last_week),
+        ]
+
+    # -- what identifies the series ------------------------------------------------------------------------------
+
+    @property
+    def histograms(self) -> tuple[FrozenBaseline, ...]:
+        return tuple(each for each in self.baselines if SERIES[each.signal].is_histogram)
+
+    @property
+    def categories(self) -> tuple[FrozenBaseline, ...]:
+        return tuple(each for each in self.baselines if not SERIES[each.signal].is_histogram)
+
+    def record(self, name: str, expression: str) -> Rule:
+        """For all signals, which the expression tells apart."""
+        return {"record": name, "expr": expression, "labels": self.watched.labels}
+
+    def of(self, baseline: FrozenBaseline, name: str, expression: str, **labels: str) -> Rule:
+        """For one signal."""
+        about = {"signal": baseline.signal, "baseline": self.watched.identity(baseline)}
+        return {"record": name, "expr": expression, "labels": self.watched.labels | about | labels}
+
+    def own(self, name: str, *more: str, only: Iterable[FrozenBaseline] | None = None) -> str:
+        """Selects recorded series by their baselines alone: each further matcher costs as much again."""
+        wanted = "|".join(self.watched.identity(each) for each in (self.baselines if only is None else only))
+        operator = "=~" if "|" in wanted else "="
+        return f"{name}{{{matchers({}, f'baseline{operator}{quoted(wanted)}', *more)}}}"
+
+    def source(self, baseline: FrozenBaseline, *more: str, offset: str = "") -> str:
+        """`increase()` of the gateway's series of this signal."""
+        series = SERIES[baseline.signal]
+        where = matchers(self.watched.labels | dict(series.where), *more)
+        return f"increase({series.metric}{{{where}}}[{self.window}]{offset})"
+
+    # -- the baseline as literals --------------------------------------------------------------------------------
+
+    def frozen(self, baseline: FrozenBaseline) -> list[Rule]:
+        bars = {
+            THRESHOLD: baseline.threshold,
+            CRITICAL: baseline.chi_square_critical,
+            ENOUGH: baseline.min_samples,
+            REFERENCE: baseline.samples,
+            BINS: len(baseline.bins),
+        }
+        ranges = SERIES[baseline.signal].is_histogram
+        return [
+            *(
+                self.of(
+                    baseline,
+                    EXPECTED,
+                    f"vector({share!r})",
+                    bin=each.label,
+                    **({"lo": str(each.lower or 0), "hi": str(each.upper or "+Inf")} if ranges else {}),
+                )
+                for each, share in zip(baseline.bins, baseline.shares, strict=True)
+            ),
+            *(self.of(baseline, name, f"vector({value!r})") for name, value in bars.items()),
+        ]
+
+    def literal(self, name: str, *more: str, only: Iterable[FrozenBaseline] | None = None) -> str:
+        """Selects what `frozen` wrote."""
+        behind = duration(15 * companion_seconds(self.window))
+        return f"last_over_time({self.own(name, *more, only=only)}[{behind}])"
+
+    @property
+    def expected(self) -> str:
+        return self.literal(EXPECTED)
+
+    # -- counting ------------------------------------------------------------------------------------------------
+
+    def counted(self, *, then: str = "", offset: str = "") -> list[Rule]:
+        """Requests: up to each edge, in each category, in the window; and the share of each bin."""
+        upto, count = f"llmops:drift_cumulative{then}", f"llmops:drift_count{then}"
+        samples, counts = list[str](), list[str]()
+        if self.histograms:
+            everything = self.own(upto, 'hi="+Inf"', only=self.histograms)
+            samples.append(f"sum by {SIGNAL} ({everything})")
+            counts.append(f"({self.differences(self.own(upto, only=self.histograms))})")
+        if self.categories:
+            known = self.own(count, only=self.categories)
+            samples.append(f"sum by {SIGNAL} ({known})")
+            # A category nobody used counts zero.
+            counts.append(f"({known} or on {BIN} 0 * {self.literal(EXPECTED, only=self.categories)})")
+        return [
+            *(self.of(each, upto, self.upto_edges(each, offset)) for each in self.histograms),
+            *(self.of(each, count, self.by_category(each, offset)) for each in self.categories),
+            self.record(SAMPLES + then, "\nor ".join(samples)),
+            self.record(SHARE + then, self.share("\nor ".join(counts), then)),
+        ]
+
+    def upto_edges(self, baseline: FrozenBaseline, offset: str) -> str:
+        """Requests up to each edge that the baseline uses, by edge as a whole number (`hi`).
+
+        Both spellings in full: whole words are looked up, a pattern is tried on every bucket there is.
+        """
+        edges = [str(each.upper) for each in baseline.bins if each.upper is not None]
+        spelled = "|".join([*edges, *(f"{edge}[.]0" for edge in edges), "[+]Inf"])
+        found = self.source(baseline, f"le=~{quoted(spelled)}", offset=offset)
+        return f'sum by (hi) (label_replace({found}, "hi", "$1", "le", "(.+?)([.]0)?"))'
+
+    def by_category(self, baseline: FrozenBaseline, offset: str) -> str:
+        """Requests per named category, and all the others together."""
+        named = quoted("|".join(_literal(each.label) for each in baseline.bins if each.label != OTHER))
+        others = f'label_replace({self.source(baseline, offset=offset)}, "bin", "{OTHER}", "", "")'
+        return f'sum by (bin) (label_replace({others}, "bin", "$0", "{SERIES[baseline.signal].label}", {named}))'
+
+    def differences(self, upto: str) -> str:
+        """Requests per bin: up to its upper edge, less up to its lower one; a bin whose edge is gone is left out.
+
+        Adding the baseline's shares on both sides, where they cancel, is how the counts come by the name of their bin.
+        """
+        named, first = (self.literal(EXPECTED, *more, only=self.histograms) for more in ((), ('lo="0"',)))
+        lower = f'label_replace({upto}, "lo", "$1", "hi", "(.*)")'
+        return (
+            f"({named} + on (baseline, hi) group_left () {upto})\n"
+            f"- on {BIN} (({named} + on (baseline, lo) group_left () {lower}) or {first})"
+        )
+
+    def share(self, counts: str, then: str) -> str:
+        """Smoothed share of each bin, as the baseline's are: (c + 0.5) / (N + 0.5 K)."""
+        whole = f"(({self.own(SAMPLES + then)} > 0) + on (baseline) 0.5 * {self.literal(BINS)})"
+        return f"(clamp_min({counts}, 0) + 0.5)\n/ on (baseline) group_left () {whole}"
+
+    # -- comparing -----------------------------------------------------------------------------------------------
+
+    def terms(self, reference: str) -> str:
+        share = self.own(SHARE)
+        return f"({share} - on {BIN} {reference}) * on {BIN} ln({share} / on {BIN} {reference})"
+
+    def whole(self, terms: str, count: str) -> str:
+        """The sum over bins, and nothing at all when one of them is missing."""
+        return f"sum by {SIGNAL} ({terms})\nand on (baseline) (count by (baseline) ({count}) == {self.literal(BINS)})"
+
+    def noise(self, reference: str) -> str:
+        return f"(1 / {self.own(SAMPLES)} + on {SIGNAL} 1 / {reference})"
+
+    def bias(self, reference: str) -> str:
+        """What sampling alone adds to PSI on average."""
+        return f"({self.literal(BINS)} - 1) * on {SIGNAL} {self.noise(reference)}"
+
+    @property
+    def psi_terms(self) -> str:
+        return self.terms(self.expected)
+
+    @property
+    def psi(self) -> str:
+        return self.whole(self.own(PSI_BIN), self.own(PSI_BIN))
+
+    @property
+    def debiased(self) -> str:
+        return f"{self.own(PSI)} - on {SIGNAL} {self.bias(self.literal(REFERENCE))}"
+
+    @property
+    def chi_square(self) -> str:
+        return f"{self.own(PSI)} / on {SIGNAL} {self.noise(self.literal(REFERENCE))}"
+
+    @property
+    def last_week(self) -> str:
+        """Debiased PSI against the same hour of last week; absent until that hour held enough requests."""
+        then, samples = (self.own(f"{name}_last_week") for name in (SHARE, SAMPLES))
+        enough = f"({samples} >= on (baseline) {self.literal(ENOUGH)})"
+        score = f"{self.whole(self.terms(then), then)}\nand on (baseline) {enough}"
+        return f"({score})\n- on {SIGNAL} {self.bias(samples)}"
+
+    @property
+    def jensen_shannon(self) -> str:
+        """By entropies: half of the window's and of the baseline's, less that of their mean."""
+        middle = f"(0.5 * ({self.own(SHARE)} + on {BIN} {self.expected}))"
+        window, known, both = (
+            f"sum by {SIGNAL} ({each} * ln({each}))" for each in (self.own(SHARE), self.expected, middle)
+        )
+        divergence = f"0.5 * ({window} + {known}) - {both}"
+        return f"sqrt(clamp_min({divergence}, 0) / {log(2)!r})\nand on (baseline) {self.own(PSI)}"
+
+    def gap(self, baseline: FrozenBaseline) -> str:
+        """Kolmogorov-Smirnov: the largest gap between the shares up to each edge."""
+        upto = accumulate(each.count / baseline.samples for each in baseline.bins)
+        literals = "\nor ".join(
+            f'label_replace(vector({share!r}), "hi", "{each.upper}", "", "")'
+            for each, share in zip(baseline.bins[:-1], upto, strict=False)
+        )
+        cumulative, samples, psi = (
+            self.own(name, only=[baseline]) for name in ("llmops:drift_cumulative", SAMPLES, PSI)
+        )
+        shares = f"{cumulative} / on () group_left () {samples}"
+        return f"max(abs({shares} - on (hi) (\n{literals}))) and on () {psi}"
+
+
+def _literal(text: str) -> str:
+    """A category inside a regular expression, without characters that mean something there."""
+    return "".join(letter if letter.isalnum() or letter in "_-" else f"[{letter}]" for letter in text)
