@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llmops.desired import queries
+from llmops.desired.slo_rules import BETWEEN, TO_FIRST
 
 CHOSEN = 'namespace=~"$namespace",model=~"$model"'
 DEPLOYED = 'namespace=~"$namespace",deployment=~"$model"'
@@ -51,15 +52,15 @@ def rate(metric: str, by: str, more: str = "") -> str:
     return f"sum by ({by}) (rate({metric}{{{CHOSEN}{more}}}[{RATE}]))"
 
 
-def quantile(q: float, histogram: str, by: str = "") -> str:
+def quantile(q: float, histogram: str, by: str = "", more: str = "") -> str:
     """A quantile of one of the gateway's histograms."""
     labels = ", ".join(label for label in ("le", by) if label)
-    return f"histogram_quantile({q:g}, {rate(f'llmops_gateway_{histogram}_bucket', labels)})"
+    return f"histogram_quantile({q:g}, {rate(f'{histogram}_bucket', labels, more)})"
 
 
-def quantiles(histogram: str) -> dict[str, str]:
+def quantiles(histogram: str, more: str = "") -> dict[str, str]:
     """Median, 95th and 99th percentile."""
-    return {f"p{q * 100:g}": quantile(q, histogram) for q in (0.5, 0.95, 0.99)}
+    return {f"p{q * 100:g}": quantile(q, histogram, more=more) for q in (0.5, 0.95, 0.99)}
 
 
 def share(part: str, whole: str) -> str:
@@ -68,6 +69,9 @@ def share(part: str, whole: str) -> str:
 
 
 REQUESTS = "llmops_gateway_requests_total"
+DURATION = "gen_ai_server_request_duration_seconds"
+TOKENS = "gen_ai_client_token_usage"
+PROMPT, COMPLETION = (f',gen_ai_token_type="{kind}"' for kind in ("input", "output"))
 # Zero times the requests: a model without errors has no series of errors, and its share is zero, not unknown.
 ERRORS = f"""({rate(REQUESTS, MODEL, ',code=~"5.."')} or 0 * {rate(REQUESTS, MODEL)})"""
 
@@ -79,7 +83,7 @@ OVERVIEW = Dashboard(
         "Traffic": (
             Panel("Requests", "reqps", {NAMED: rate(REQUESTS, MODEL)}),
             Panel("Failed requests", "percentunit", {NAMED: share(ERRORS, rate(REQUESTS, MODEL))}),
-            Panel("Time to first token, p95", "s", {NAMED: quantile(0.95, "time_to_first_token_seconds", MODEL)}),
+            Panel("Time to first token, p95", "s", {NAMED: quantile(0.95, TO_FIRST, MODEL)}),
             Panel("In flight", "short", {NAMED: f"sum by ({MODEL}) (llmops_gateway_in_flight{{{CHOSEN}}})"}),
             Panel(
                 "Held",
@@ -91,8 +95,8 @@ OVERVIEW = Dashboard(
                 "Tokens",
                 "short",
                 {
-                    f"{kind} {NAMED}": rate(f"llmops_gateway_{kind}_tokens_sum", MODEL)
-                    for kind in ("prompt", "completion")
+                    f"{kind} {NAMED}": rate(f"{TOKENS}_sum", MODEL, more)
+                    for kind, more in {"prompt": PROMPT, "completion": COMPLETION}.items()
                 },
                 "Per second.",
             ),
@@ -129,11 +133,11 @@ DEPLOYMENT = Dashboard(
     {
         "Users": (
             Panel("Requests by status", "reqps", {"{{code}}": rate(REQUESTS, "code")}),
-            Panel("Time to first token", "s", quantiles("time_to_first_token_seconds")),
-            Panel("Between tokens", "s", quantiles("inter_token_seconds")),
-            Panel("Whole request", "s", quantiles("request_duration_seconds")),
-            Panel("Prompt tokens of a request", "short", quantiles("prompt_tokens")),
-            Panel("Completion tokens of a request", "short", quantiles("completion_tokens")),
+            Panel("Time to first token", "s", quantiles(TO_FIRST)),
+            Panel("Between tokens", "s", quantiles(BETWEEN)),
+            Panel("Whole request", "s", quantiles(DURATION)),
+            Panel("Prompt tokens of a request", "short", quantiles(TOKENS, PROMPT)),
+            Panel("Completion tokens of a request", "short", quantiles(TOKENS, COMPLETION)),
             Panel("Finish reasons", "reqps", {"{{reason}}": rate("llmops_gateway_finish_reason_total", "reason")}),
             Panel("Requests by tenant", "reqps", {"{{tenant}}": rate(REQUESTS, "tenant")}),
             Panel(

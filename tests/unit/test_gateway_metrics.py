@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from llmops_serving.gateway.metrics import Metrics, Series, summed
 from llmops_serving.gateway.usage import Usage, usage
 
+LABELS = ("namespace", "model", "adapter", "tenant")
 HEAD = "# TYPE llmops_gateway_requests_total counter\n"
 
 
@@ -67,9 +69,39 @@ def test_how_much_of_a_prompt_was_cached(cached: int, share: str) -> None:
     series.answered(usage(b'"finish_reason":"stop"}],' + details, None, complete=True), tools=False)
     assert series.prefix_hits == {share: 1}
     page = Metrics()
-    page.series["team-a", "support", "", ""] = series
-    labels = f'{{namespace="team-a",model="support",adapter="",tenant="",share="{share}"}}'
-    assert f"llmops_gateway_prefix_hit_total{labels} 1\n" in page.text([])
+    page.series["team-a", "support", "", "", "chat"] = series
+    labels = 'namespace="team-a",model="support",adapter="",tenant="",gen_ai_operation_name="chat"'
+    assert f'llmops_gateway_prefix_hit_total{{{labels},share="{share}"}} 1\n' in page.text([])
+
+
+def test_what_the_conventions_name_has_their_names_and_required_attributes() -> None:
+    """https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/, as Prometheus' exporters spell them."""
+    page = Metrics()
+    page.of(("team-a", "support", "", "", "chat")).completion_tokens.observe(3)
+    page.of(("team-a", "support", "tickets", "acme", "embeddings")).prompt_tokens.observe(12)
+    families = {family.name: family for family in text_string_to_metric_families(page.text([]))}
+    wanted = {"gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"}
+    for name in (
+        "gen_ai_server_request_duration_seconds",
+        "gen_ai_server_time_to_first_token_seconds",
+        "gen_ai_client_operation_time_per_output_chunk_seconds",
+        "gen_ai_client_token_usage",
+    ):
+        family = families[name]
+        assert family.type == "histogram"
+        assert all(sample.labels.keys() >= wanted | set(LABELS) for sample in family.samples)
+    sums = {
+        tuple(sample.labels[label] for label in ("gen_ai_request_model", "gen_ai_operation_name", "gen_ai_token_type")):
+        sample.value
+        for sample in families["gen_ai_client_token_usage"].samples
+        if sample.name.endswith("_sum")
+    }  # fmt: skip
+    assert sums == {
+        ("support", "chat", "input"): 0,
+        ("support", "chat", "output"): 3,
+        ("tickets", "embeddings", "input"): 12,
+        ("tickets", "embeddings", "output"): 0,
+    }
 
 
 def test_an_engine_that_says_nothing_of_its_cache_is_not_counted() -> None:

@@ -66,13 +66,17 @@ class Series:
         return self.label == "le"
 
 
+def _tokens(token_type: str) -> Series:
+    return Series("gen_ai_client_token_usage_bucket", "le", (("gen_ai_token_type", token_type),))
+
+
 def _text(signal: str) -> Series:
     return Series("llmops_gateway_text_total", "value", (("signal", signal),))
 
 
 SERIES: dict[Signal, Series] = {
-    "PromptTokens": Series("llmops_gateway_prompt_tokens_bucket", "le"),
-    "CompletionTokens": Series("llmops_gateway_completion_tokens_bucket", "le"),
+    "PromptTokens": _tokens("input"),
+    "CompletionTokens": _tokens("output"),
     "FinishReason": Series("llmops_gateway_finish_reason_total", "reason"),
     "MaxTokens": Series("llmops_gateway_max_tokens_bucket", "le"),
     "ErrorClass": Series("llmops_gateway_requests_total", "code"),

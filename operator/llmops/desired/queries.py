@@ -37,10 +37,7 @@ def idle_share(window: str) -> str:
 
 def tokens(window: str, by: str = _MODEL) -> str:
     """Prompt and completion tokens over the window, by these labels."""
-    counted = " + ".join(
-        f"sum by ({by}) (increase(llmops_gateway_{kind}_tokens_sum[{window}]))" for kind in ("prompt", "completion")
-    )
-    return f"({counted})"
+    return f"sum by ({by}) (increase(gen_ai_client_token_usage_sum[{window}]))"
 
 
 def cost_per_million_tokens(window: str) -> str:

@@ -14,6 +14,8 @@ from llmops.desired.drift_rules import runbook
 
 Rule = dict[str, Any]
 
+TO_FIRST = "gen_ai_server_time_to_first_token_seconds"
+BETWEEN = "gen_ai_client_operation_time_per_output_chunk_seconds"
 BY = "namespace, model"
 MODEL = "{{ $labels.namespace }}/{{ $labels.model }}"
 # (burn rate, long window, short window, severity): 2 % of a month's budget in an hour, 5 % in six, 10 % in three days.
@@ -90,13 +92,12 @@ def _promises(wanted: Objectives) -> tuple[Promise, ...]:
             all=f"sum by ({BY}) (rate(llmops_gateway_requests_total[$w]))",
             says="answers are errors",
         ),
-        _latency("first_token", "LLMFirstTokenSlow", "time_to_first_token_seconds", wanted.first_token_seconds, wanted),
-        _latency("between_tokens", "LLMTokensSlow", "inter_token_seconds", wanted.between_tokens_seconds, wanted),
+        _latency("first_token", "LLMFirstTokenSlow", TO_FIRST, wanted.first_token_seconds, wanted),
+        _latency("between_tokens", "LLMTokensSlow", BETWEEN, wanted.between_tokens_seconds, wanted),
     )
 
 
-def _latency(key: str, alert: str, histogram: str, bound: float, wanted: Objectives) -> Promise:
-    metric = f"llmops_gateway_{histogram}"
+def _latency(key: str, alert: str, metric: str, bound: float, wanted: Objectives) -> Promise:
     le = f"{bound:g}".replace(".", "[.]")
     everything = f"sum by ({BY}) (rate({metric}_count[$w]))"
     return Promise(

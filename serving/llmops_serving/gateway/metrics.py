@@ -1,4 +1,8 @@
-"""What the gateway counts: plain integers in preallocated lists, printed as Prometheus text when asked."""
+"""What the gateway counts: plain integers in preallocated lists, printed as Prometheus text when asked.
+
+What OpenTelemetry's conventions for generative AI have a metric for has its name, in Prometheus' spelling, and their
+required attributes as labels (docs/gateway.md has the table); what they have none for begins with `llmops_gateway_`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ DURATION_BUCKETS: Final[tuple[float, ...]] = (
 TOKEN_GAP_BUCKETS: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
-Labels = tuple[str, str, str, str]  # namespace, model, adapter, tenant
+Labels = tuple[str, str, str, str, str]  # namespace, model, adapter, tenant, operation
 
 
 class Histogram:
@@ -105,17 +109,30 @@ class Series:
 _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _SHARES: Final = ("none", "quarter", "half", "most", "all")  # of a prompt, each up to a quarter more
 PREFIX: Final = "llmops_gateway_"
-_HISTOGRAMS: Final = {
-    "request_duration_seconds": ("duration", "From a request's last byte to its answer's last byte."),
-    "time_to_first_token_seconds": ("first_byte", "From a request's last byte to its answer's first body byte."),
-    "inter_token_seconds": ("gap", "Between two reads of a streamed answer, which are one token or a few."),
-    "prompt_tokens": ("prompt_tokens", "Prompt tokens per request, as the engine's usage says."),
-    "completion_tokens": (
-        "completion_tokens",
-        "Completion tokens per request: the engine's usage, or the streamed events where the client asked for none.",
+# Name, what it means, and whose counts, by the value of `gen_ai_token_type` where the name has several.
+# https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
+_CONVENTIONAL: Final = (
+    (
+        "gen_ai_server_request_duration_seconds",
+        "From a request's last byte to its answer's last byte.",
+        (("", "duration"),),
     ),
-    "max_tokens": ("max_tokens", "Completion tokens a request allows; one without a limit is above every bound."),
-}
+    (
+        "gen_ai_server_time_to_first_token_seconds",
+        "From a request's last byte to its answer's first body byte.",
+        (("", "first_byte"),),
+    ),
+    (
+        "gen_ai_client_operation_time_per_output_chunk_seconds",
+        "Between two reads of a streamed answer, which are one token or a few.",
+        (("", "gap"),),
+    ),
+    (
+        "gen_ai_client_token_usage",
+        "Tokens per request: the engine's usage, or for output the streamed events where the client asked for none.",
+        (("input", "prompt_tokens"), ("output", "completion_tokens")),
+    ),
+)
 
 
 class Metrics:
@@ -150,17 +167,33 @@ class Metrics:
     def _lines(self, gauges: Iterable[tuple[str, str, dict[str, float]]]) -> Iterator[str]:
         rendered = [(_labels(labels), series) for labels, series in self.series.items()]
         yield from _counters(rendered)
-        for name, (attribute, text) in _HISTOGRAMS.items():
-            yield from _header(name, "histogram", text)
-            for labels, series in rendered:
-                yield from getattr(series, attribute).lines(PREFIX + name, labels)
-        yield from _header("refused_total", "counter", "Requests refused before they had a model, by error code.")
+        yield from _header(
+            f"{PREFIX}max_tokens", "histogram", "Completion tokens allowed; no limit is above all bounds."
+        )
+        for labels, series in rendered:
+            yield from series.max_tokens.lines(f"{PREFIX}max_tokens", labels)
+        yield from self._conventional()
+        yield from _header(
+            f"{PREFIX}refused_total", "counter", "Requests refused before they had a model, by error code."
+        )
         for error, count in self.refused.items():
             yield f'{PREFIX}refused_total{{code="{escaped(error)}"}} {count}'
         for name, text, values in gauges:
-            yield from _header(name, "gauge", text)
+            yield from _header(PREFIX + name, "gauge", text)
             for labels, value in values.items():
                 yield f"{PREFIX}{name}{{{labels}}} {value}" if labels else f"{PREFIX}{name} {value}"
+
+    def _conventional(self) -> Iterator[str]:
+        rendered = [
+            (f'{_labels(of)},gen_ai_provider_name="vllm",gen_ai_request_model="{escaped(of[2] or of[1])}"', series)
+            for of, series in self.series.items()
+        ]
+        for name, text, parts in _CONVENTIONAL:
+            yield from _header(name, "histogram", text)
+            for token_type, attribute in parts:
+                more = f',gen_ai_token_type="{token_type}"' if token_type else ""
+                for labels, series in rendered:
+                    yield from getattr(series, attribute).lines(name, labels + more)
 
 
 # What is counted by one label more: name, what it means, the attribute, the label.
@@ -174,24 +207,24 @@ _BY_LABEL: Final = (
 
 def _counters(rendered: Sequence[tuple[str, Series]]) -> Iterator[str]:
     for name, text, attribute, label in _BY_LABEL:
-        yield from _header(name, "counter", text)
+        yield from _header(PREFIX + name, "counter", text)
         for labels, series in rendered:
             for value, count in getattr(series, attribute).items():
                 yield f'{PREFIX}{name}{{{labels},{label}="{escaped(str(value))}"}} {count}'
-    yield from _header("text_total", "counter", "Sampled answers by what their text was like.")
+    yield from _header(f"{PREFIX}text_total", "counter", "Sampled answers by what their text was like.")
     for labels, series in rendered:
         for (signal, value), count in series.text.items():
             yield f'{PREFIX}text_total{{{labels},signal="{signal}",value="{escaped(value)}"}} {count}'
-    yield from _header("retries_total", "counter", "Attempts at another pod before the first byte.")
+    yield from _header(f"{PREFIX}retries_total", "counter", "Attempts at another pod before the first byte.")
     for labels, series in rendered:
         yield f"{PREFIX}retries_total{{{labels}}} {series.retries}"
-    yield from _header("cut_total", "counter", "Answers that ended before they were complete.")
+    yield from _header(f"{PREFIX}cut_total", "counter", "Answers that ended before they were complete.")
     for labels, series in rendered:
         yield f"{PREFIX}cut_total{{{labels}}} {series.cut}"
 
 
 def _header(name: str, kind: str, text: str) -> tuple[str, str]:
-    return f"# HELP {PREFIX}{name} {text}", f"# TYPE {PREFIX}{name} {kind}"
+    return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
 
 
 def escaped(value: str) -> str:
@@ -200,7 +233,7 @@ def escaped(value: str) -> str:
 
 
 def _labels(labels: Labels) -> str:
-    keys = ("namespace", "model", "adapter", "tenant")
+    keys = ("namespace", "model", "adapter", "tenant", "gen_ai_operation_name")
     return ",".join(f'{key}="{escaped(value)}"' for key, value in zip(keys, labels, strict=True))
 
 

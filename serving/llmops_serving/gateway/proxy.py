@@ -282,7 +282,8 @@ class ClientConnection:
                 trace.namespace, trace.model = lane.model.namespace, lane.model.name
                 trace.adapter, trace.tenant, trace.stream = target.adapter, tenant, seen.stream
         affine = lane.model.prefix_affinity and admitted.path in route.CACHED_PATHS and len(lane.pods) != 1
-        series = gateway.metrics.of((lane.model.namespace, lane.model.name, target.adapter, tenant))
+        operation = route.OPERATIONS[admitted.path]
+        series = gateway.metrics.of((lane.model.namespace, lane.model.name, target.adapter, tenant, operation))
         exchange = self._exchange = Exchange(
             gateway,
             self,

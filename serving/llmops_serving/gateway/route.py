@@ -22,6 +22,14 @@ ENGINE_PATHS: Final = frozenset(
 )  # fmt: skip
 # Where the prompt's beginning decides how much the engine has to compute.
 CACHED_PATHS: Final = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages"})
+# https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; what it has no word for is called by its path.
+OPERATIONS: Final = {path: path.decode().removeprefix("/v1/") for path in ENGINE_PATHS} | {
+    b"/v1/chat/completions": "chat",
+    b"/v1/messages": "chat",
+    b"/v1/responses": "chat",
+    b"/v1/completions": "text_completion",
+    b"/v1/embeddings": "embeddings",
+}
 _PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9_\-.:]+)+")
 MAX_TRIES: Final = 3
 

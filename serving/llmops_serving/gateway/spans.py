@@ -25,18 +25,11 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from llmops_serving.gateway.route import OPERATIONS
 from llmops_serving.gateway.trace import Attempt, Trace
 
 Attributes = dict[str, str | int | float | bool | list[str]]
 
-# https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; what it has no word for is called by its path.
-_OPERATIONS = {
-    b"/v1/chat/completions": "chat",
-    b"/v1/messages": "chat",
-    b"/v1/responses": "chat",
-    b"/v1/completions": "text_completion",
-    b"/v1/embeddings": "embeddings",
-}
 _SECOND = 1_000_000_000  # in nanoseconds
 
 
@@ -73,7 +66,7 @@ class Spans:
         self._ids.trace_id, self._ids.span_id = trace.trace_id, trace.span_id
         name, began = f"POST {trace.path.decode()}", _since_1970(trace, trace.started)
         request = self._tracer.start_span(name, above, SpanKind.SERVER, _request(trace), start_time=began)
-        operation = _OPERATIONS.get(trace.path, trace.path.decode().removeprefix("/v1/"))
+        operation = OPERATIONS[trace.path]
         for attempt in trace.attempts:
             last = attempt is trace.attempts[-1]
             attributes = _call(trace, attempt, operation, last=last)

@@ -76,7 +76,7 @@ def completing(requests: Sequence[Request], seed: int, *, share: float) -> list[
 def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: float) -> Iterator[str]:
     """What would have been scraped from a gateway that answered these requests until `end`: its own pages, dated."""
     metrics = Metrics()
-    series = metrics.of((NAMESPACE, MODEL, "", ""))
+    series = metrics.of((NAMESPACE, MODEL, "", "", "chat"))
     pages = [requests[at : at + per_second * every] for at in range(0, len(requests), per_second * every)]
     kept: dict[str, list[str]] = {}
     for index, page in enumerate(pages, start=1):

@@ -117,7 +117,7 @@ class Gateway:
 
 
 def bucket(labels: Mapping[str, str], le: str) -> str:
-    return name({"le": le, **labels}, "llmops_gateway_prompt_tokens_bucket")
+    return name({"le": le, "gen_ai_token_type": "input", **labels}, "gen_ai_client_token_usage_bucket")
 
 
 def name(labels: Mapping[str, str], metric: str) -> str:

@@ -34,10 +34,7 @@ from tests.integration.drift.conftest import program
 
 TRACE = Path(__file__).parents[2] / "data/azure-llm-2023-conv.csv"
 COLUMNS: dict[Signal, str] = {"PromptTokens": "ContextTokens", "CompletionTokens": "GeneratedTokens"}
-METRICS: dict[Signal, str] = {
-    "PromptTokens": "llmops_gateway_prompt_tokens",
-    "CompletionTokens": "llmops_gateway_completion_tokens",
-}
+TOKEN_TYPES: dict[Signal, str] = {"PromptTokens": "input", "CompletionTokens": "output"}
 GATEWAYS, SCRAPE_SECONDS, WEEK_SECONDS = 2, 15, 604_800
 HISTORY_SECONDS = 3900  # it ends now: Prometheus records nothing that is older than its newest block
 
@@ -84,11 +81,12 @@ def open_metrics(requests: list[Request], end: float) -> Iterator[str]:
         own = f'namespace="team-a",model="support",adapter="",tenant="",pod="gateway-{gateway}"'
         mine = requests[gateway::GATEWAYS]
         counters = {f'llmops_gateway_requests_total{{{own},code="200"}}': [each.second for each in mine]}
-        for signal, metric in METRICS.items():
+        for signal, token_type in TOKEN_TYPES.items():
             for edge in (*names.TOKEN_BUCKETS, math.inf):
                 le = "+Inf" if edge == math.inf else str(edge)
                 below = [each.second for each in mine if each.tokens[signal] <= edge]
-                counters[f'{metric}_bucket{{{own},le="{le}"}}'] = below
+                of = f'{own},gen_ai_token_type="{token_type}",le="{le}"'
+                counters[f"gen_ai_client_token_usage_bucket{{{of}}}"] = below
         for reason, which in (("stop", range(94)), ("length", range(94, 100))):
             kept = [each.second for i, each in enumerate(mine) if i % 100 in which]
             counters[f'llmops_gateway_finish_reason_total{{{own},reason="{reason}"}}'] = kept

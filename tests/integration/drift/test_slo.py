@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmops.desired.alerts import rule_file
-from llmops.desired.slo_rules import slo_groups
+from llmops.desired.slo_rules import BETWEEN, slo_groups
 
 RULES = rule_file(slo_groups())
 OWN = 'namespace="team-a",model="support",adapter="",tenant="",pod="gateway-0"'
@@ -36,10 +36,10 @@ def traffic(*, good: float, bad: float, fast: float, held: int, smooth: float = 
     whole = good + bad
     rates = {
         f'llmops_gateway_requests_total{{{OWN},code="200"}}': good,
-        f'llmops_gateway_time_to_first_token_seconds_bucket{{{OWN},le="2.5"}}': fast,
-        f"llmops_gateway_time_to_first_token_seconds_count{{{OWN}}}": whole,
-        f'llmops_gateway_inter_token_seconds_bucket{{{OWN},le="0.2"}}': smooth * whole,
-        f"llmops_gateway_inter_token_seconds_count{{{OWN}}}": 100 * whole,
+        f'gen_ai_server_time_to_first_token_seconds_bucket{{{OWN},le="2.5"}}': fast,
+        f"gen_ai_server_time_to_first_token_seconds_count{{{OWN}}}": whole,
+        f'{BETWEEN}_bucket{{{OWN},le="0.2"}}': smooth * whole,
+        f"{BETWEEN}_count{{{OWN}}}": 100 * whole,
     } | ({f'llmops_gateway_requests_total{{{OWN},code="503"}}': bad} if bad else {})
     gauges = {f"llmops_gateway_held{{{OWN}}}": held, f"llmops_gateway_connections{{{OWN}}}": 1}
     return [

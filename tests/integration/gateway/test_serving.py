@@ -24,6 +24,12 @@ def status_answer(status: int, *, then_open: bool = True) -> stub.Behaviour:
     return behave
 
 
+async def tokens(gateway: Rig, token_type: str, suffix: str) -> float:
+    own = 'namespace="default",model="support",adapter="",tenant="",gen_ai_operation_name="chat"'
+    own += f',gen_ai_provider_name="vllm",gen_ai_request_model="support",gen_ai_token_type="{token_type}"'
+    return await gateway.metric(f"gen_ai_client_token_usage_{suffix}{{{own}}}")
+
+
 async def hang_up(_engine: Engine, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
     writer.transport.abort()
     return False
@@ -97,11 +103,11 @@ def test_a_stream_arrives_event_by_event_and_is_counted() -> None:
             found = await events(gateway, stream_options={"include_usage": True})
             assert found[-1] == "[DONE]"
             assert json.loads(found[-2])["usage"] == stub.USAGE
-            assert await gateway.metric("llmops_gateway_completion_tokens_sum") == 3
-            assert await gateway.metric("llmops_gateway_prompt_tokens_sum") == 12
+            assert await tokens(gateway, "output", "sum") == 3
+            assert await tokens(gateway, "input", "sum") == 12
             await events(gateway)
-            assert await gateway.metric("llmops_gateway_completion_tokens_sum") == 6, "counted by events"
-            assert await gateway.metric("llmops_gateway_prompt_tokens_count") == 1, "unknown is not zero"
+            assert await tokens(gateway, "output", "sum") == 6, "counted by events"
+            assert await tokens(gateway, "input", "count") == 1, "unknown is not zero"
             assert await gateway.metric("llmops_gateway_finish_reason_total") == 2
             assert engine.connections == 1, "the connection is kept"
 

@@ -7,7 +7,8 @@ import asyncio
 from tests.integration.gateway.rig import DEADLINE_SECONDS, Rig, engines, model, rig, run
 
 COUNTED = (
-    'llmops_gateway_text_total{namespace="default",model="support",adapter="",tenant="",signal="empty",value="no"}'
+    'llmops_gateway_text_total{namespace="default",model="support",adapter="",tenant="",gen_ai_operation_name="chat",'
+    'signal="empty",value="no"}'
 )
 
 
