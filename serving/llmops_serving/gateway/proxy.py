@@ -34,13 +34,14 @@ _NO_GET: Final = Refuse(405, "method_not_allowed", "This path takes GET only.")
 
 
 class _Admitted:
-    """A request whose head was accepted; `path` is one of the engine's."""
+    """A request whose head was accepted; `path` is one of the engine's, `operation` what the conventions call it."""
 
-    __slots__ = ("head", "key", "path")
+    __slots__ = ("head", "key", "operation", "path")
 
-    def __init__(self, head: RequestHead, path: bytes, key: Key | None) -> None:
+    def __init__(self, head: RequestHead, path: bytes, operation: str, key: Key | None) -> None:
         self.head = head
         self.path = path
+        self.operation = operation
         self.key = key
 
 
@@ -156,11 +157,12 @@ class ClientConnection:
         if isinstance(key, Refuse) and path not in _OPEN_PATHS:
             self._refuse_unread(key)
             return
-        if head.method != b"POST" or isinstance(path, Refuse) or path not in route.ENGINE_PATHS:
+        operation = None if isinstance(path, Refuse) else route.OPERATIONS.get(path)
+        if head.method != b"POST" or isinstance(path, Refuse) or operation is None:
             self._answer_here(head, path, None if isinstance(key, Refuse) else key)
             return
         assert not isinstance(key, Refuse)  # noqa: S101  only the open paths come here without a key
-        admitted = _Admitted(head, path, key)
+        admitted = _Admitted(head, path, operation, key)
         length = head.length
         if length is not None and length > self._gateway.options.max_body_bytes:
             self._refuse_unread(_TOO_LARGE)
@@ -282,8 +284,8 @@ class ClientConnection:
                 trace.namespace, trace.model = lane.model.namespace, lane.model.name
                 trace.adapter, trace.tenant, trace.stream = target.adapter, tenant, seen.stream
         affine = lane.model.prefix_affinity and admitted.path in route.CACHED_PATHS and len(lane.pods) != 1
-        operation = route.OPERATIONS[admitted.path]
-        series = gateway.metrics.of((lane.model.namespace, lane.model.name, target.adapter, tenant, operation))
+        model = lane.model
+        series = gateway.metrics.of((model.namespace, model.name, target.adapter, tenant, admitted.operation))
         exchange = self._exchange = Exchange(
             gateway,
             self,
