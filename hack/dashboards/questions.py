@@ -197,6 +197,11 @@ COST = Dashboard(
     },
 )
 
+# Each bin's part of PSI.
+BIN = "on (namespace, model, signal, baseline, bin)"
+SHARE, EXPECTED = (f"llmops:drift_{each}{{{CHOSEN}}}" for each in ("share", "baseline_share"))
+TERMS = f"({SHARE} - {BIN} {EXPECTED}) * {BIN} ln({SHARE} / {BIN} {EXPECTED})"
+
 DRIFT = Dashboard(
     "llmops-drift",
     "LLMs / Drift",
@@ -219,7 +224,7 @@ DRIFT = Dashboard(
             Panel(
                 "Contribution to the score",
                 "short",
-                {"{{signal}} {{bin}}": f"topk(10, llmops:drift_psi_bin{{{CHOSEN}}})"},
+                {"{{signal}} {{bin}}": f"topk(10, {TERMS})"},
                 now=True,
                 span=12,
             ),
@@ -227,8 +232,8 @@ DRIFT = Dashboard(
                 "Share now and as learned",
                 "percentunit",
                 {
-                    "now {{signal}} {{bin}}": f"llmops:drift_share{{{CHOSEN}}}",
-                    "learned {{signal}} {{bin}}": f"llmops:drift_baseline_share{{{CHOSEN}}}",
+                    "now {{signal}} {{bin}}": SHARE,
+                    "learned {{signal}} {{bin}}": EXPECTED,
                 },
                 now=True,
                 span=12,

@@ -73,27 +73,29 @@ class _Alerts:
     def drifted(self) -> Rule:
         own, literal = self.scores.own, self.scores.literal
         score, bar = own(series.DEBIASED), literal(series.THRESHOLD)
+        noise = self.scores.noise(literal(series.REFERENCE))
         then = {"alertname": "LLMTrafficDrift", "alertstate": "firing", "adapter": ""} | self.watched.labels
         expression = f"""
             {score} > on {SIGNAL} {bar}
-              and on (baseline) ({own(series.CHI_SQUARE)} > on (baseline) {literal(series.CRITICAL)})
+              and on (baseline) ({score} / on {SIGNAL} {noise} > on (baseline) {literal(series.CRITICAL)})
               and on (baseline) ({own(series.SAMPLES)} >= on (baseline) {literal(series.ENOUGH)})
               unless on (baseline) (
                 {own(series.LAST_WEEK)} <= on {SIGNAL} {bar}
                   and on (baseline) ({score} <= on (baseline) {WEEK_TOLERANCE} * {bar})
                   unless on (signal) ALERTS{{{matchers(then)}}} offset 1w
               )"""
-        bins, threshold, requests = map(_of_alert, (series.PSI_BIN, series.THRESHOLD, series.SAMPLES))
+        share, expected = _its(series.SHARE), f"last_over_time({_its(series.EXPECTED)}[{self.scores.behind}])"
+        terms = f"({share} - on (bin) {expected}) * on (bin) ln({share} / on (bin) {expected})"
         return self.alert(
             "LLMTrafficDrift",
             expression,
             {},
             held=self.held,
             summary=f'{self.name}: {{{{ $labels.signal }}}} drifted, debiased PSI {{{{ printf "%.3f" $value }}}} over '
-            f'{{{{ range query {threshold} }}}}{{{{ printf "%.3f" .Value }}}}{{{{ end }}}}',
+            f'{{{{ range query {_of_alert(_its(series.THRESHOLD))} }}}}{{{{ printf "%.3f" .Value }}}}{{{{ end }}}}',
             description="Bins that contribute most: "
-            f'{{{{ range query (printf "topk(3, %s)" {bins}) }}}}{{{{ .Labels.bin }}}} '
-            f'({{{{ printf "%.3f" .Value }}}}) {{{{ end }}}}of {{{{ range query {requests} }}}}'
+            f"{{{{ range query {_of_alert(f'topk(3, {terms})')} }}}}{{{{ .Labels.bin }}}} "
+            f'({{{{ printf "%.3f" .Value }}}}) {{{{ end }}}}of {{{{ range query {_of_alert(_its(series.SAMPLES))} }}}}'
             f'{{{{ printf "%.0f" .Value }}}}{{{{ end }}}} requests in {self.scores.window}.',
         )
 
@@ -104,7 +106,7 @@ class _Alerts:
         return self.alert(
             "LLMDriftSignalMissing",
             f"2 * {enough} <= on () group_left () {answered}\n"
-            f"unless on (baseline) ({own(series.PSI)} and on (baseline) "
+            f"unless on (baseline) ({own(series.DEBIASED)} and on (baseline) "
             f"({own(series.SAMPLES)} >= on (baseline) {enough}))",
             {"cause": "Buckets"},
             held="30m",
@@ -152,6 +154,11 @@ class _Alerts:
         }
 
 
-def _of_alert(name: str) -> str:
-    """Inside an annotation: the query for the alert's own series of this name."""
-    return f'(printf "{name}{{baseline=%q}}" $labels.baseline)'
+def _its(name: str) -> str:
+    """Inside the query of an annotation: the series of the signal that alarms."""
+    return f"{name}{{baseline=%[1]q}}"
+
+
+def _of_alert(query: str) -> str:
+    """A query about the signal that alarms."""
+    return f'(printf "{query}" $labels.baseline)'

@@ -28,18 +28,17 @@ Rule = dict[str, Any]
 # Literals: the baseline, and the bars that a score must pass.
 EXPECTED = "llmops:drift_baseline_share"
 REFERENCE = "llmops:drift_baseline_samples"
-BINS = "llmops:drift_baseline_bins"
 THRESHOLD = "llmops:drift_threshold"
-CRITICAL = "llmops:drift_chi_square_critical"
+CRITICAL = "llmops:drift_excess_critical"  # by how much chi-square must pass its expectation, K - 1
 ENOUGH = "llmops:drift_min_samples"
 # Recorded.
 SAMPLES = "llmops:drift_samples"
 SHARE = "llmops:drift_share"
-PSI_BIN = "llmops:drift_psi_bin"
-PSI = "llmops:drift_psi"
 DEBIASED = "llmops:drift_psi_debiased"
-CHI_SQUARE = "llmops:drift_chi_square"
+CUMULATIVE = "llmops:drift_cumulative"
+COUNT = "llmops:drift_count"
 LAST_WEEK = "llmops:drift_psi_last_week"
+LAST = "_last_week"  # at the end of a name: the same of that hour
 
 SIGNAL = "(signal, baseline)"
 BIN = "(signal, baseline, bin)"
@@ -70,7 +69,7 @@ def matchers(labels: dict[str, str], *more: str) -> str:
 
 @dataclass(frozen=True)
 class Scores:
-    """The expressions build on each other top down; `then` is "" or "_last_week", the suffix of what holds counts."""
+    """The expressions build on each other top down; `then` is "" or LAST."""
 
     watched: Watched
     baselines: tuple[FrozenBaseline, ...]
@@ -78,8 +77,12 @@ class Scores:
 
     def rules(self) -> list[Rule]:
         """Every score, in the order in which each needs the ones before."""
-        recorded = {PSI_BIN: self.psi_terms, PSI: self.psi, DEBIASED: self.debiased, CHI_SQUARE: self.chi_square}
-        return [*self.counted(), *(self.record(name, text) for name, text in recorded.items())]
+        return [
+            *self.counted(),
+            self.record(SAMPLES, self.samples()),
+            self.record(SHARE, self.share()),
+            self.record(DEBIASED, self.debiased),
+        ]
 
     def companions(self) -> list[Rule]:
         """The baseline, what people look at beside the score, and the hour of last week that may excuse it."""
@@ -87,7 +90,7 @@ class Scores:
             *(rule for each in self.baselines for rule in self.frozen(each)),
             self.record("llmops:drift_jensen_shannon", self.jensen_shannon),
             *(self.of(each, "llmops:drift_kolmogorov_smirnov", self.gap(each)) for each in self.histograms),
-            *self.counted(then="_last_week", offset=" offset 1w"),
+            *self.counted(then=LAST, offset=" offset 1w"),
             self.record(LAST_WEEK, self.last_week),
         ]
 
@@ -127,10 +130,9 @@ class Scores:
     def frozen(self, baseline: FrozenBaseline) -> list[Rule]:
         bars = {
             THRESHOLD: baseline.threshold,
-            CRITICAL: baseline.chi_square_critical,
+            CRITICAL: baseline.chi_square_critical - len(baseline.bins) + 1,
             ENOUGH: baseline.min_samples,
             REFERENCE: baseline.samples,
-            BINS: len(baseline.bins),
         }
         ranges = SERIES[baseline.signal].is_histogram
         return [
@@ -149,34 +151,50 @@ class Scores:
 
     def literal(self, name: str, *more: str, only: Iterable[FrozenBaseline] | None = None) -> str:
         """Selects what `frozen` wrote."""
-        behind = duration(15 * companion_seconds(self.window))
-        return f"last_over_time({self.own(name, *more, only=only)}[{behind}])"
+        return f"last_over_time({self.own(name, *more, only=only)}[{self.behind}])"
+
+    @property
+    def behind(self) -> str:
+        """How far back literals are looked for."""
+        return duration(15 * companion_seconds(self.window))
 
     @property
     def expected(self) -> str:
         return self.literal(EXPECTED)
 
+    def bins(self, by: str = "(baseline)") -> str:
+        """How many bins each baseline has."""
+        return f"count by {by} ({self.expected})"
+
     # -- counting ------------------------------------------------------------------------------------------------
 
     def counted(self, *, then: str = "", offset: str = "") -> list[Rule]:
-        """Requests: up to each edge, in each category, in the window; and the share of each bin."""
-        upto, count = f"llmops:drift_cumulative{then}", f"llmops:drift_count{then}"
-        samples, counts = list[str](), list[str]()
-        if self.histograms:
-            everything = self.own(upto, 'hi="+Inf"', only=self.histograms)
-            samples.append(f"sum by {SIGNAL} ({everything})")
-            counts.append(f"({self.differences(self.own(upto, only=self.histograms))})")
-        if self.categories:
-            known = self.own(count, only=self.categories)
-            samples.append(f"sum by {SIGNAL} ({known})")
-            # A category nobody used counts zero.
-            counts.append(f"({known} or on {BIN} 0 * {self.literal(EXPECTED, only=self.categories)})")
+        """Requests in the window: up to each edge, and in each category."""
+        upto, count = CUMULATIVE + then, COUNT + then
         return [
             *(self.of(each, upto, self.upto_edges(each, offset)) for each in self.histograms),
             *(self.of(each, count, self.by_category(each, offset)) for each in self.categories),
-            self.record(SAMPLES + then, "\nor ".join(samples)),
-            self.record(SHARE + then, self.share("\nor ".join(counts), then)),
         ]
+
+    def samples(self, then: str = "") -> str:
+        """Requests in the window."""
+        counted = list[str]()
+        if self.histograms:
+            counted.append(self.own(CUMULATIVE + then, 'hi="+Inf"', only=self.histograms))
+        if self.categories:
+            counted.append(self.own(COUNT + then, only=self.categories))
+        return "\nor ".join(f"sum by {SIGNAL} ({each})" for each in counted)
+
+    def counts(self, then: str) -> str:
+        """Requests per bin."""
+        counted = list[str]()
+        if self.histograms:
+            counted.append(f"({self.differences(self.own(CUMULATIVE + then, only=self.histograms))})")
+        if self.categories:
+            # A category nobody used counts zero.
+            zero = f"0 * {self.literal(EXPECTED, only=self.categories)}"
+            counted.append(f"({self.own(COUNT + then, only=self.categories)} or on {BIN} {zero})")
+        return "\nor ".join(counted)
 
     def upto_edges(self, baseline: FrozenBaseline, offset: str) -> str:
         """Requests up to each edge that the baseline uses, by edge as a whole number (`hi`).
@@ -206,51 +224,39 @@ class Scores:
             f"- on {BIN} (({named} + on (baseline, lo) group_left () {lower}) or {first})"
         )
 
-    def share(self, counts: str, then: str) -> str:
+    def share(self, then: str = "") -> str:
         """Smoothed share of each bin, as the baseline's are: (c + 0.5) / (N + 0.5 K)."""
-        whole = f"(({self.own(SAMPLES + then)} > 0) + on (baseline) 0.5 * {self.literal(BINS)})"
-        return f"(clamp_min({counts}, 0) + 0.5)\n/ on (baseline) group_left () {whole}"
+        samples = f"({self.samples(then)})" if then else self.own(SAMPLES)
+        whole = f"(({samples} > 0) + on (baseline) 0.5 * {self.bins()})"
+        return f"(clamp_min({self.counts(then)}, 0) + 0.5)\n/ on (baseline) group_left () {whole}"
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
-    def terms(self, reference: str) -> str:
-        share = self.own(SHARE)
-        return f"({share} - on {BIN} {reference}) * on {BIN} ln({share} / on {BIN} {reference})"
+    def scored(self, reference: str, count: str, samples: str) -> str:
+        """Debiased PSI against a reference: its shares, something that has as many bins, and its sample.
 
-    def whole(self, terms: str, count: str) -> str:
-        """The sum over bins, and nothing at all when one of them is missing."""
-        return f"sum by {SIGNAL} ({terms})\nand on (baseline) (count by (baseline) ({count}) == {self.literal(BINS)})"
+        The sum is over all bins, or nothing at all when one of them is missing.
+        """
+        share = self.own(SHARE)
+        terms = f"({share} - on {BIN} {reference}) * on {BIN} ln({share} / on {BIN} {reference})"
+        complete = f"(count by (baseline) ({count}) == {self.bins()})"
+        bias = f"({self.bins(SIGNAL)} - 1) * on {SIGNAL} {self.noise(samples)}"
+        return f"(sum by {SIGNAL} ({terms})\nand on (baseline) {complete})\n- on {SIGNAL} {bias}"
 
     def noise(self, reference: str) -> str:
+        """Times K - 1, what sampling alone adds to PSI on average; PSI in units of it follows chi-square."""
         return f"(1 / {self.own(SAMPLES)} + on {SIGNAL} 1 / {reference})"
-
-    def bias(self, reference: str) -> str:
-        """What sampling alone adds to PSI on average."""
-        return f"({self.literal(BINS)} - 1) * on {SIGNAL} {self.noise(reference)}"
-
-    @property
-    def psi_terms(self) -> str:
-        return self.terms(self.expected)
-
-    @property
-    def psi(self) -> str:
-        return self.whole(self.own(PSI_BIN), self.own(PSI_BIN))
 
     @property
     def debiased(self) -> str:
-        return f"{self.own(PSI)} - on {SIGNAL} {self.bias(self.literal(REFERENCE))}"
-
-    @property
-    def chi_square(self) -> str:
-        return f"{self.own(PSI)} / on {SIGNAL} {self.noise(self.literal(REFERENCE))}"
+        return self.scored(self.expected, self.own(SHARE), self.literal(REFERENCE))
 
     @property
     def last_week(self) -> str:
-        """Debiased PSI against the same hour of last week; absent until that hour held enough requests."""
-        then, samples = (self.own(f"{name}_last_week") for name in (SHARE, SAMPLES))
+        """The same against that hour of last week; absent until that hour held enough requests."""
+        then, samples = f"({self.share(LAST)})", f"({self.samples(LAST)})"
         enough = f"({samples} >= on (baseline) {self.literal(ENOUGH)})"
-        score = f"{self.whole(self.terms(then), then)}\nand on (baseline) {enough}"
-        return f"({score})\n- on {SIGNAL} {self.bias(samples)}"
+        return f"({self.scored(then, then, samples)})\nand on (baseline) {enough}"
 
     @property
     def jensen_shannon(self) -> str:
@@ -260,7 +266,7 @@ class Scores:
             f"sum by {SIGNAL} ({each} * ln({each}))" for each in (self.own(SHARE), self.expected, middle)
         )
         divergence = f"0.5 * ({window} + {known}) - {both}"
-        return f"sqrt(clamp_min({divergence}, 0) / {log(2)!r})\nand on (baseline) {self.own(PSI)}"
+        return f"sqrt(clamp_min({divergence}, 0) / {log(2)!r})\nand on (baseline) {self.own(DEBIASED)}"
 
     def gap(self, baseline: FrozenBaseline) -> str:
         """Kolmogorov-Smirnov: the largest gap between the shares up to each edge."""
@@ -269,9 +275,7 @@ class Scores:
             f'label_replace(vector({share!r}), "hi", "{each.upper}", "", "")'
             for each, share in zip(baseline.bins[:-1], upto, strict=False)
         )
-        cumulative, samples, psi = (
-            self.own(name, only=[baseline]) for name in ("llmops:drift_cumulative", SAMPLES, PSI)
-        )
+        cumulative, samples, psi = (self.own(name, only=[baseline]) for name in (CUMULATIVE, SAMPLES, DEBIASED))
         shares = f"{cumulative} / on () group_left () {samples}"
         return f"max(abs({shares} - on (hi) (\n{literals}))) and on () {psi}"
 

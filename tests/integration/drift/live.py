@@ -36,6 +36,7 @@ EXAMPLES = ROOT / "manifests" / "examples" / "monitoring"
 NAMESPACE, MODEL = "team-a", "support"
 LEARNED = tuple(each.metric for each in SERIES.values())
 RULES_LABEL = "llmops.dev/prometheus-rules=true"
+WEEK_SECONDS = 604_800
 PATIENCE_SECONDS = 240  # what takes seconds on an idle machine
 Json = dict[str, Any]
 _LANGUAGES = ("en", "de", "fr", "es")
@@ -73,12 +74,15 @@ def completing(requests: Sequence[Request], seed: int, *, share: float) -> list[
     ]
 
 
-def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: float) -> Iterator[str]:
-    """What would have been scraped from a gateway that answered these requests until `end`: its own pages, dated."""
+def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: float, weeks: int = 1) -> Iterator[str]:
+    """What would have been scraped from a gateway that answered these requests until `end`: its own pages, dated.
+
+    With more `weeks` than one, the same in those before.
+    """
     metrics = Metrics()
     series = metrics.of((NAMESPACE, MODEL, "", "", "chat"))
     pages = [requests[at : at + per_second * every] for at in range(0, len(requests), per_second * every)]
-    kept: dict[str, list[str]] = {}
+    kept: dict[str, list[tuple[str, float]]] = {}
     for index, page in enumerate(pages, start=1):
         for each in page:
             series.prompt_tokens.observe(each.prompt)
@@ -95,8 +99,10 @@ def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: f
         for line in metrics.text([]).splitlines():
             sample, _, value = line.rpartition(" ")
             if sample.startswith(LEARNED):
-                kept.setdefault(sample, []).append(f"{sample} {value} {at:.3f}\n")
-    yield from itertools.chain.from_iterable(kept.values())
+                kept.setdefault(sample, []).append((value, at))
+    for sample, values in kept.items():
+        for back in range(weeks - 1, -1, -1):
+            yield from (f"{sample} {value} {at - back * WEEK_SECONDS:.3f}\n" for value, at in values)
     yield "# EOF\n"
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from llmops.desired.alerts import rule_file
 from llmops.desired.drift_rules import drift_groups
-from llmops.judge.drift.baseline import Categories, Histogram
+from llmops.judge.drift.baseline import Categories, Histogram, binned
+from llmops.judge.drift.statistic import smoothed
 from llmops.judge.drift.threshold import against, frozen
 from tests.integration.drift.conftest import program
 from tests.integration.drift.scenarios import (
@@ -203,25 +204,26 @@ def labels(alert: str, signal: str, cause: str) -> str:
 def test_prometheus_computes_what_python_computes(tokens: tuple[int, ...], run_test: Run) -> None:
     score = against(histogram(tokens * 60), PROMPTS)
     assert score is not None
+    shares = smoothed(binned(histogram(tokens * 60), PROMPTS.bins))
     wanted = {
         "llmops:drift_samples": score.samples,
-        "llmops:drift_psi": score.psi,
         "llmops:drift_psi_debiased": score.debiased,
-        "llmops:drift_chi_square": score.chi_square,
         "llmops:drift_jensen_shannon": score.jensen_shannon,
         "llmops:drift_kolmogorov_smirnov": score.kolmogorov_smirnov,
         **{
-            f'llmops:drift_psi_bin{{bin="{each.label}"}}': term
-            for each, term in zip(PROMPTS.bins, score.terms, strict=True)
+            f'llmops:drift_share{{bin="{each.label}"}}': share for each, share in zip(PROMPTS.bins, shares, strict=True)
         },
     }
+    noise = f"(1 / {own('llmops:drift_samples')} + 1 / {own('llmops:drift_baseline_samples')})"
+    asked = {own(series): value for series, value in wanted.items()}
+    asked[f"{own('llmops:drift_psi_debiased')} / {noise}"] = score.chi_square - len(PROMPTS.bins) + 1
     checks = [
         {
-            "expr": f"count(abs({own(series)} - {value!r}) < {1e-6 * max(abs(value), 1e-3)!r})",
+            "expr": f"count(abs({expression} - {value!r}) < {1e-6 * max(abs(value), 1e-3)!r})",
             "eval_time": "150m",
             "exp_samples": [{"labels": "{}", "value": 1}],
         }
-        for series, value in wanted.items()
+        for expression, value in asked.items()
     ]
     gateway = Gateway(phases=[Phase(minutes=160, tokens=tokens)])
     assert all(math.isfinite(value) for value in wanted.values())

@@ -166,9 +166,7 @@ def is_ready(url: str) -> bool:
     ("series", "part"),
     [
         ("llmops:drift_samples", "samples"),
-        ("llmops:drift_psi", "psi"),
         ("llmops:drift_psi_debiased", "debiased"),
-        ("llmops:drift_chi_square", "chi_square"),
         ("llmops:drift_jensen_shannon", "jensen_shannon"),
         ("llmops:drift_kolmogorov_smirnov", "kolmogorov_smirnov"),
     ],
