@@ -252,7 +252,7 @@ class Exchange:
         gateway, lane, series = self._gateway, self._lane, self._series
         now = gateway.now()
         series.ended(status, now - self._started)
-        if self._first_at:
+        if self._first_at and status < 400:
             series.first_byte.observe(self._first_at - self._started)
         used: int | None = 0  # what no engine answered costs nothing
         seen: Usage | None = None

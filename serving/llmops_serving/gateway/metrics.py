@@ -119,7 +119,7 @@ _CONVENTIONAL: Final = (
     ),
     (
         "gen_ai_server_time_to_first_token_seconds",
-        "From a request's last byte to its answer's first body byte.",
+        "From a request's last byte to the first body byte of an answer that is no error.",
         (("", "first_byte"),),
     ),
     (
