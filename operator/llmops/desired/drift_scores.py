@@ -232,16 +232,13 @@ class Scores:
 
     # -- comparing -----------------------------------------------------------------------------------------------
 
-    def scored(self, reference: str, count: str, samples: str) -> str:
-        """Debiased PSI against a reference: its shares, something that has as many bins, and its sample.
-
-        The sum is over all bins, or nothing at all when one of them is missing.
-        """
+    def scored(self, reference: str, samples: str, lost: str) -> str:
+        """Debiased PSI against a reference: its shares and its sample; absent for a baseline with `lost` bins."""
         share = self.own(SHARE)
         terms = f"({share} - on {BIN} {reference}) * on {BIN} ln({share} / on {BIN} {reference})"
-        complete = f"(count by (baseline) ({count}) == {self.bins()})"
-        bias = f"({self.bins(SIGNAL)} - 1) * on {SIGNAL} {self.noise(samples)}"
-        return f"(sum by {SIGNAL} ({terms})\nand on (baseline) {complete})\n- on {SIGNAL} {bias}"
+        bias = f"(count by {SIGNAL} ({share}) - 1) * on {SIGNAL} {self.noise(samples)}"
+        score = f"sum by {SIGNAL} ({terms})" + (f"\nunless on (baseline) ({lost})" if lost else "")
+        return f"({score})\n- on {SIGNAL} {bias}"
 
     def noise(self, reference: str) -> str:
         """Times K - 1, what sampling alone adds to PSI on average; PSI in units of it follows chi-square."""
@@ -249,14 +246,20 @@ class Scores:
 
     @property
     def debiased(self) -> str:
-        return self.scored(self.expected, self.own(SHARE), self.literal(REFERENCE))
+        """Edges can be lost, categories cannot: those that are not there were not used."""
+        lost = ""
+        if self.histograms:
+            expected, share = self.literal(EXPECTED, only=self.histograms), self.own(SHARE, only=self.histograms)
+            lost = f"{expected} unless on {BIN} {share}"
+        return self.scored(self.expected, self.literal(REFERENCE), lost)
 
     @property
     def last_week(self) -> str:
         """The same against that hour of last week; absent until that hour held enough requests."""
         then, samples = f"({self.share(LAST)})", f"({self.samples(LAST)})"
         enough = f"({samples} >= on (baseline) {self.literal(ENOUGH)})"
-        return f"({self.scored(then, then, samples)})\nand on (baseline) {enough}"
+        lost = f"{self.own(SHARE)} unless on {BIN} {then}"
+        return f"({self.scored(then, samples, lost)})\nand on (baseline) {enough}"
 
     @property
     def jensen_shannon(self) -> str:
