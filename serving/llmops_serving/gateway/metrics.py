@@ -111,7 +111,7 @@ _SHARES: Final = ("none", "quarter", "half", "most", "all")  # of a prompt, each
 PREFIX: Final = "llmops_gateway_"
 # Name, what it means, and whose counts, by the value of `gen_ai_token_type` where the name has several.
 # https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
-_CONVENTIONAL: Final = (
+_CONVENTIONAL: Final[tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]] = (
     (
         "gen_ai_server_request_duration_seconds",
         "From a request's last byte to its answer's last byte.",

@@ -23,7 +23,7 @@ ENGINE_PATHS: Final = frozenset(
 # Where the prompt's beginning decides how much the engine has to compute.
 CACHED_PATHS: Final = frozenset({b"/v1/chat/completions", b"/v1/completions", b"/v1/responses", b"/v1/messages"})
 # https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/; what it has no word for is called by its path.
-OPERATIONS: Final = {path: path.decode().removeprefix("/v1/") for path in ENGINE_PATHS} | {
+OPERATIONS: Final[dict[bytes, str]] = {path: path.decode().removeprefix("/v1/") for path in ENGINE_PATHS} | {
     b"/v1/chat/completions": "chat",
     b"/v1/messages": "chat",
     b"/v1/responses": "chat",
