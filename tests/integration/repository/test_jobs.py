@@ -13,7 +13,10 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from llmops.cli.repo import app
 from llmops_serving.jobs.adapters.store import Store
 from llmops_serving.jobs.finetune.checkpoints import sealed
 from llmops_serving.jobs.weights.marker import Intent, Landed, marker
@@ -105,6 +108,35 @@ def test_adapters_come_back_as_an_engine_is_given_them_and_go_into_the_next_poin
     assert jobs("restore", "support@2027-01-02T00:00:00Z", str(tmp_path / "third"))[0] == 0
     assert contents(tmp_path / "third" / "adapters" / "tickets") == contents(other)
     assert again(3)["files"] == len(contents(base))  # not served any more, not in the point
+
+
+def test_a_mounted_config_map_is_part_of_the_point_and_comes_back_as_its_deployments_own(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    mounted = tmp_path / "mounted"  # as a kubelet does it: links through one that is replaced at every change
+    (mounted / "..2026").mkdir(parents=True)
+    (mounted / "..2026" / "memory.json").write_text('{"signals": {}}')
+    (mounted / "..data").symlink_to("..2026")
+    (mounted / "memory.json").symlink_to("..data/memory.json")
+    (tmp_path / "absent").mkdir()  # what an optional one that does not exist is mounted as
+    spec = {"model": {"source": "hf://org/model"}, "replicas": 1, "drift": {}}
+    meta = {"name": "support", "namespace": "team-a"}
+    resource = {"apiVersion": "llmops.dev/v1alpha1", "kind": "LLMDeployment", "metadata": meta, "spec": spec}
+    maps = [f"--config-map=support-drift={mounted}", f"--config-map=another={tmp_path / 'absent'}"]
+    base = model(tmp_path / "base")
+    code, _ = jobs("backup", "--name", "support", f"--resource={json.dumps(resource)}", *maps, str(base))
+    environment = {**jobs.environment, "LLMOPS_REPOSITORY_KEY": KEY.decode(), "LLMOPS_REPOSITORY": jobs.target}
+    done = CliRunner().invoke(app, ["recover", str(tmp_path / "recovered")], env=environment)
+    assert (code, done.exit_code) == (0, 0), done.output
+    learned, deployment = yaml.safe_load_all((tmp_path / "recovered" / "support.yaml").read_text())
+    labels = {"app.kubernetes.io/managed-by": "llmops-operator", "llmops.dev/deployment": "support"}
+    assert learned == {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "support-drift", "namespace": "team-a", "labels": labels},
+        "data": {"memory.json": '{"signals": {}}'},
+    }
+    assert deployment["kind"] == "LLMDeployment"
 
 
 def restored(folder: Path) -> dict[str, bytes]:
