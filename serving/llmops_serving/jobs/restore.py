@@ -6,17 +6,17 @@ import argparse
 import os
 import re
 import sys
+import threading
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
-from llmops_serving.jobs.adapters.store import FILES
 from llmops_serving.jobs.repository import job
 from llmops_serving.jobs.repository.errors import PointNotFound
-from llmops_serving.jobs.repository.format import ADAPTERS, POINT, FileEntry, Manifest, PointRef, parsed_ref
+from llmops_serving.jobs.repository.format import POINT, FileEntry, Manifest, PointRef, parsed_ref
 from llmops_serving.jobs.repository.read import Fetch, restore
 from llmops_serving.jobs.repository.repository import Repository
 from llmops_serving.jobs.weights import content
-from llmops_serving.jobs.weights.marker import Landed, Marker, completed, total_digest
 from llmops_serving.jobs.weights.names import MARKER
 
 
@@ -31,13 +31,19 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
-    there = completed(options.destination)
-    if there and there.requested == options.point:  # a Job that comes back; "the newest" stays what it was
-        return _complete(there)
+    # Records of what is restored take a tenth of a second to import: meanwhile the key is derived and the disk read.
+    threading.Thread(target=import_module, args=("llmops_serving.jobs.restored",), daemon=True).start()
+    if (options.destination / MARKER).exists():
+        from llmops_serving.jobs.restored import there  # noqa: PLC0415
+
+        if done := there(options.destination, options.point):
+            return done  # a Job that comes back; "the newest" stays what it was
     repository = job.opened(options, secret)
     ref = _chosen(repository, options.point, options.destination)
 
     def approve(staging: Path, manifest: Manifest) -> None:
+        from llmops_serving.jobs.restored import marker_of  # noqa: PLC0415
+
         checked(staging, manifest)
         marker_of(manifest, options.point).write(staging / MARKER)
 
@@ -51,7 +57,9 @@ def main(options: argparse.Namespace, secret: bytes) -> job.Outcome:
         threads=options.threads,
         progress=job.logged_progress(),
     )
-    return _complete(marker_of(repository.manifest(ref), options.point))
+    from llmops_serving.jobs.restored import complete, marker_of  # noqa: PLC0415
+
+    return complete(marker_of(repository.manifest(ref), options.point))
 
 
 def hub_files(options: argparse.Namespace) -> Fetch:
@@ -81,18 +89,6 @@ def checked(staging: Path, manifest: Manifest) -> None:
         content.check(file.path, staging / file.path, trust_remote_code=False, listed=listed)
 
 
-def marker_of(manifest: Manifest, requested: str) -> Marker:
-    """What the weights job leaves beside a model, for a restored one; the digest is the model's without adapters."""
-    return Marker(
-        source=f"backup://{manifest.ref.source}",
-        requested=requested,
-        revision=manifest.ref.source,
-        digest=manifest.digest,
-        bytes=manifest.bytes,
-        files=tuple(Landed(path=file.path, size_bytes=file.bytes, sha256=file.sha256) for file in manifest.files),
-    )
-
-
 def _chosen(repository: Repository, point: str, destination: Path) -> PointRef:
     """The point asked for. An interrupted restore of "the newest" goes on with the point that it began with."""
     name, exact = parsed_ref(point)
@@ -104,35 +100,6 @@ def _chosen(repository: Repository, point: str, destination: Path) -> PointRef:
             except PointNotFound:
                 continue
     return repository.find(point)
-
-
-def _complete(marker: Marker) -> job.Outcome:
-    adapters = adapters_of(marker)
-    with_adapters = f", with {len(adapters)} adapters" if adapters else ""
-    message = f"{len(marker.files)} files, {marker.bytes:,} bytes{with_adapters}, every digest checked."
-    facts = {
-        "revision": marker.revision,
-        "digest": marker.digest,
-        "bytes": marker.bytes,
-        "files": len(marker.files),
-        "adapters": adapters,
-    }
-    return job.Outcome("Complete", message, 0, facts)
-
-
-def adapters_of(marker: Marker) -> dict[str, str]:
-    """The adapters of a restored point: by name the digest of what an engine loads, as its FineTuneJob took it.
-
-    Shortened, as the names of their directories are: 32 of them must fit into a termination message.
-    """
-    found: dict[str, list[Landed]] = {}
-    for file in marker.files:
-        if file.path.startswith(ADAPTERS):
-            _, name, inside = file.path.split("/", 2)
-            found.setdefault(name, [])
-            if inside in FILES:
-                found[name].append(file.model_copy(update={"path": inside}))
-    return {name: total_digest(files)[: len("sha256:") + 16] for name, files in sorted(found.items())}
 
 
 if __name__ == "__main__":
