@@ -29,7 +29,8 @@ class Profile(Model):
     image: str = Field(description="Engine image, OpenAI-compatible vLLM.")
     command: tuple[str, ...] = Field(
         default=("python3", "-m", "vllm.entrypoints.openai.api_server"),
-        description="How the image starts the engine; arguments are appended.",
+        description="How the image starts the engine; arguments are appended. It is started by a script, so the image "
+        "needs python3, as every vLLM has.",
     )
     args: dict[str, str] = Field(
         default_factory=dict, description="Engine arguments without dashes; an empty value is a flag."
