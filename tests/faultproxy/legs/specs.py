@@ -80,7 +80,8 @@ def children(plural: str, stored: Json, config: Config) -> list[Json]:
     if job.spec.base_model.deployment:
         model = {"source": "hf://o/m"}
         meta = {"name": job.spec.base_model.deployment, "namespace": "default", "uid": "u"}
-        base = LLMDeployment.from_manifest({"metadata": meta, "spec": {"model": model, "replicas": 1}})
+        kind = {"apiVersion": stored["apiVersion"], "kind": "LLMDeployment"}
+        base = LLMDeployment.from_manifest({**kind, "metadata": meta, "spec": {"model": model, "replicas": 1}})
     return training.objects(job, config, deployment=base, check=True, train=True)
 
 
