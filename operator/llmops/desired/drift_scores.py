@@ -3,7 +3,8 @@
 A rule costs a Prometheus some twenty microseconds before it computes anything, and each selector in it as much again.
 So a rule is written once for all signals where that is possible, and vectors meet on the labels `signal` and
 `baseline`: what is counted of one signal never meets another one's bins. And what never changes is not written every
-minute: a baseline's literals are four times rarer, and read from the hour behind, which a Prometheus may be away.
+minute: a baseline's literals are four times rarer, and read from the sixteen evaluations behind, which a Prometheus
+may be away.
 
 Forces that shape the expressions:
 - `increase()` per series, then `sum`: the other way round a restarted gateway makes the sum jump backwards.
@@ -156,7 +157,7 @@ class Scores:
     @property
     def behind(self) -> str:
         """How far back literals are looked for."""
-        return duration(15 * companion_seconds(self.window))
+        return duration(4 * companion_seconds(self.window))
 
     @property
     def expected(self) -> str:
@@ -202,7 +203,7 @@ class Scores:
         Both spellings in full: whole words are looked up, a pattern is tried on every bucket there is.
         """
         edges = [str(each.upper) for each in baseline.bins if each.upper is not None]
-        spelled = "|".join([*edges, *(f"{edge}[.]0" for edge in edges), "[+]Inf"])
+        spelled = "|".join([*edges, *(rf"{edge}\.0" for edge in edges), r"\+Inf"])
         found = self.source(baseline, f"le=~{quoted(spelled)}", offset=offset)
         return f'sum by (hi) (label_replace({found}, "hi", "$1", "le", "(.+?)([.]0)?"))'
 
