@@ -1,8 +1,8 @@
 """What one deployment's rules cost a Prometheus: milliseconds per evaluation, and series; for 3.x and Debian's 2.42.
 
 Each rule's best of sixty looks: its other times measure what else the machine was doing. The recorded hour ends before
-the quarter of an hour that a selector looks back at most, so that rules read each other from memory, as in a server that
-has run; last week's is there as well. Sixty times faster than in life, so that there is as much to look back at.
+the quarter of an hour that a selector looks back, so that rules read each other from memory, as in a server that has
+run; last week's is there as well. Evaluated sixty times faster than in life, so that there is as much to look back at.
 """
 
 from __future__ import annotations
