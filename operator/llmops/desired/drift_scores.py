@@ -157,7 +157,7 @@ class Scores:
     @property
     def behind(self) -> str:
         """How far back literals are looked for."""
-        return duration(4 * companion_seconds(self.window))
+        return duration(max(60, 4 * companion_seconds(self.window)))
 
     @property
     def expected(self) -> str:
