@@ -115,7 +115,7 @@ def test_what_traffic_taught_comes_back_in_an_empty_namespace(space: Space) -> N
     spec = {"model": {"source": "hf://org/model"}, "replicas": 0, "drift": {}, "backup": target}
     space.apply("LLMDeployment", "support", spec)
     space.finish(space.weights(), {**files, "revision": "0123456789" * 4})
-    eventually(lambda: "support-drift" in space.names("configmaps"), "what is remembered", WAIT_SECONDS)
+    space.wait("llmd", "support", "Drifted", "NoPrometheus")  # by then what is remembered is written
     learned = space.get("configmap", "support-drift")["data"]
 
     space.apply("ModelBackup", "before", {"deployment": "support", "point": at})
@@ -130,7 +130,11 @@ def test_what_traffic_taught_comes_back_in_an_empty_namespace(space: Space) -> N
     }
 
     space.kubectl("delete", "llmd/support", "mbak/before")
-    eventually(lambda: "support-drift" not in space.names("configmaps"), "nothing of it to be left", WAIT_SECONDS)
+    eventually(
+        lambda: "support-drift" not in space.names("configmaps") and not space.names("jobs"),
+        "nothing of it to be left",
+        WAIT_SECONDS,
+    )
     for resource in recovered(Manifest(PointRef("support", "20261120T030000Z"), (), documents)):
         space.kubectl("apply", "-f", "-", stdin=json.dumps(resource))
     space.finish(space.weights(), {**files, "revision": f"support@{at}"})
