@@ -174,3 +174,13 @@ def test_a_point_that_waits(status: Any, *, final: bool) -> None:
     found = backups.point_status(backup(), None, None, Verdict(status, "NotBackedUp", "Why."), NOW)  # type: ignore[arg-type]
     assert backups.over(found) is final
     assert conditions(found)["Complete"] == ("False", "NotBackedUp")
+
+
+@pytest.mark.parametrize(("owner", "found"), [("b", True), ("deleted", False), (None, True)])
+def test_the_job_of_a_deleted_namesake_makes_no_point_of_ours(owner: str | None, *, found: bool) -> None:
+    made = job("backup", "b-point", ended="Complete")
+    if owner:  # a schedule's Job has another kind of owner, or none that is known
+        made["metadata"]["ownerReferences"] = [{"kind": "ModelBackup", "name": "b", "uid": owner}]
+    live = {"kind": "ModelBackup", "metadata": {"name": "b", "uid": "b"}}
+    assert (backups.own(seen(made), {"b-point"}, live) is not None) is found
+    assert backups.own(seen(made), {"another"}, live) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
@@ -12,7 +12,7 @@ from llmops.api.backup import BackupSpec
 from llmops.api.backup_status import BackupStatus, ModelBackupStatus, RunStatus
 from llmops.api.conditions import ConditionType, Reason
 from llmops.api.model_backup import ModelBackup
-from llmops.judge import outcomes, pods, schedule
+from llmops.judge import outcomes, ownership, pods, schedule
 from llmops.judge.redaction import redacted
 from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, conditions, in_order, shortened
 from llmops.judge.weights import Progress, in_steps, size
@@ -74,6 +74,17 @@ def runs(children: Iterable[Json]) -> list[Run]:
             name = job["metadata"]["name"]
             found.append(Run(kind, job, tuple(pod for pod in children if _job_of(pod) == name)))
     return sorted(found, key=lambda run: str(run.job["metadata"].get("creationTimestamp", "")))
+
+
+def own(seen: Iterable[Run], jobs: Container[str], live: Json) -> Run | None:
+    """The run that makes a ModelBackup's point: one of these Jobs, and not what a deleted ModelBackup of its name left.
+
+    Of that one's Job the object that was created anew would be complete without a point of its own.
+    """
+    return next(
+        (run for run in seen if run.job["metadata"]["name"] in jobs and not ownership.of_predecessor(run.job, live)),
+        None,
+    )
 
 
 def running(seen: Iterable[Run], kind: Kind = "Backup") -> Run | None:

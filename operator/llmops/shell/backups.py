@@ -142,7 +142,7 @@ async def model_backup(key: Key, world: World) -> timedelta | None:
     if verdict.over(backup.status):
         await _write(live, backup.status, _aged(backup, llm, seen), world)
         return resync
-    run = await _last_words(_own(backup, llm, seen), world)
+    run = await _last_words(verdict.own(seen, _jobs(backup, llm), live), world)
     try:
         learned = llm is not None and _learned(llm, siblings)
         waiting = await _start(live, backup, llm, run, world, learned=learned)
@@ -160,12 +160,12 @@ async def _deployment(backup: ModelBackup, world: World) -> LLMDeployment | None
     return LLMDeployment.from_manifest(live) if live else None
 
 
-def _own(backup: ModelBackup, llm: LLMDeployment | None, seen: Sequence[verdict.Run]) -> verdict.Run | None:
+def _jobs(backup: ModelBackup, llm: LLMDeployment | None) -> set[str]:
     """The Job that makes the point: its own, or the schedule's."""
     mine = {backups.job_name(backup)}
     if llm is not None and backup.scheduled:
         mine.add(backups.scheduled_job_name(llm, backup.taken))
-    return next((run for run in seen if run.job["metadata"]["name"] in mine), None)
+    return mine
 
 
 async def _last_words(run: verdict.Run | None, world: World) -> verdict.Run | None:
