@@ -76,7 +76,14 @@ def test_a_model_is_taught_and_answers_as_it_was_taught(space: Space, gateway: s
     space.kubectl("exec", engine, "--", "python3", "-c", "import os; os.kill(1, 15)")
     eventually(lambda: restarts(space, engine) == 1, "another start of the engine", 300)
     eventually(lambda: served(space, "captain") == dict.fromkeys(names, 1), "its adapters", 600)
-    second = ask(gateway, "second", messages=QUESTION, max_tokens=24, temperature=0)
+    asked: list[Json] = []
+
+    def answered() -> bool:  # that the engine has started again, the status may not have heard of when it is looked at
+        asked.append(ask(gateway, "second", messages=QUESTION, max_tokens=24, temperature=0))
+        return asked[-1]["status"] == 200
+
+    eventually(answered, "an answer of the second adapter", 600)
+    second = asked[-1]
     assert second["choices"][0]["message"]["content"].startswith("Ahoy!"), second
     assert space.pods("captain") == [engine]
     assert space.get("deployment", "captain-engine")["metadata"]["generation"] == 1
