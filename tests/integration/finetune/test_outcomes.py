@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import string
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +75,26 @@ def test_rows_learned_by_heart_are_told_and_the_model_before_that_is_exported(jo
     assert said["evaluation"]["examples"][0]["wanted"] == "1"  # the author's own row, not a held-out one
 
 
-def test_a_step_that_does_not_fit_is_made_of_two_halves(jobs: Jobs) -> None:
-    """A step of 256 rows takes 2 GB here, of 128 half of that; what the process has before is about 1.6 GB."""
-    jobs.ruled([chat(f"Reset {number}? " + "really " * 20, "Ahoy! " + "aye " * 40) for number in range(330)])
-    run = jobs.start(
-        "finetune",
-        {
-            "hyperparameters": numbers(1, "1e-2", per_device_train_batch_size=256),
-            "lora": {"r": 4},
-            "evaluation": {"maxRows": 0},
-        },
-        environment={"OMP_NUM_THREADS": "2"},
-        within_bytes=3_100_000_000,
-    )
+def halved_within(jobs: Jobs, megabytes: int) -> tuple[Jobs, Ended, int]:
+    """A run that may allocate so much: where, how it ended, and how often its step was halved."""
+    own = replace(jobs, volume=jobs.volume.with_name(f"within-{megabytes}"))
+    own.ruled([chat(f"Reset {number}? " + "really " * 20, "Ahoy! " + "aye " * 40) for number in range(330)])
+    spec = {
+        "hyperparameters": numbers(1, "1e-2", per_device_train_batch_size=256),
+        "lora": {"r": 4},
+        "evaluation": {"maxRows": 0},
+    }
+    run = own.start("finetune", spec, environment={"OMP_NUM_THREADS": "2"}, within_bytes=megabytes * 10**6)
     ended = run.ended()
-    config = left(jobs, ended, "provenance.json")["config"]
+    return own, ended, sum(event["event"] == "halved" for event in ended.events)
+
+
+def test_a_step_that_does_not_fit_is_made_of_two_halves(jobs: Jobs) -> None:
+    """A step takes about 2 GB. What a process has before depends on the machine: less until a step does not fit."""
+    for megabytes in (3100, 2950, 2800):
+        own, ended, halved = halved_within(jobs, megabytes)
+        if halved:
+            break
+    config = left(own, ended, "provenance.json")["config"]
     assert (config["per_device_train_batch_size"], config["gradient_accumulation_steps"]) == (128, 2)
-    assert sum(event["event"] == "halved" for event in ended.events) == 1
+    assert halved == 1
