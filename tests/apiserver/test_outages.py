@@ -12,9 +12,9 @@ from hack.cluster.controlplane import ControlPlane
 from hack.waiting import eventually
 from llmops.shell.handlers import WATCHED
 from tests.apiserver.operating import own_plane
-from tests.apiserver.points import BACKUP, Space, point
+from tests.apiserver.points import BACKUP, Space
 from tests.faultproxy.faults import Fault
-from tests.faultproxy.kubelet import ARTIFACT, PodStatuses
+from tests.faultproxy.kubelet import ARTIFACT, POINT, PodStatuses
 from tests.faultproxy.lane import HARDLY_EVER, Lane, client_of, ground
 from tests.faultproxy.legs import away, kopf, leader, specs, storm
 from tests.faultproxy.models import Models
@@ -89,7 +89,8 @@ def test_what_a_run_leaves_is_recorded_although_its_end_is_heard_of_before_its_p
     plane: ControlPlane, directory: Path
 ) -> None:
     client = client_of(plane.kubeconfig)
-    with PodStatuses(client) as pods, Lane(plane, directory, "late", ["late-work"]) as lane:
+    waits = PodStatuses(client, waiting=("training", "backup"))
+    with waits as pods, Lane(plane, directory, "late", ["late-work"]) as lane:
         hands, space = Hands(client, pods, "late-work", lane.name), Space(plane, "late-work")
         create = TUNE.steps[0]
         create.act(hands)
@@ -99,9 +100,8 @@ def test_what_a_run_leaves_is_recorded_although_its_end_is_heard_of_before_its_p
         eventually(lambda: "now-point" in space.names("jobs"), "the backup")
         lane.proxy.watches.hold(("pods",))
         pods.finish(hands.namespace)
-        space.finish("now-point", point("2026-11-20T03:00:00Z"))
         space.wait("ftj", "m", "Complete", "Completed")
         space.wait("mbak", "now", "Complete", "Completed")
         assert space.get("ftj", "m")["status"].get("artifact", {}).get("digest") == ARTIFACT["digest"]
-        assert space.get("mbak", "now")["status"].get("digest") == "sha256:1f0c"
+        assert space.get("mbak", "now")["status"].get("digest") == POINT["digest"]
         lane.proxy.watches.release()

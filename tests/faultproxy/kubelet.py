@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -19,13 +20,17 @@ POINT |= {"stored_bytes": 600, "new_bytes": 600, "digest": "sha256:22"}
 ARTIFACT = {"outcome": "Completed", "message": "trained", "uri": "artifacts/1", "digest": "sha256:11", "metrics": {}}
 
 
-class PodStatuses:
-    """What is fetched, checked or backed up is done at once, engines are ready at once; training waits for `finish`."""
+OUTCOMES = {"weights": WEIGHTS, "dataset": DATASET, "backup": POINT, "training": ARTIFACT}  # by component
 
-    def __init__(self, client: httpx.Client) -> None:
+
+class PodStatuses:
+    """Jobs are done and engines are ready at once, but for the components that wait for `finish`."""
+
+    def __init__(self, client: httpx.Client, *, waiting: Collection[str] = ("training",)) -> None:
         self._client = client
+        self._waiting = waiting
         self._finishing: set[str] = set()
-        self._training: dict[tuple[str, str], Json] = {}
+        self._held: dict[tuple[str, str], Json] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="kubelet", daemon=True)
 
@@ -39,14 +44,14 @@ class PodStatuses:
         self._ended.set()
 
     def begin(self, namespace: str) -> None:
-        """Let trainings of a namespace go on until `finish`, as at the start."""
+        """Let what waits in a namespace go on until `finish`, as at the start."""
         self._finishing.discard(namespace)
 
     def finish(self, namespace: str) -> None:
-        """Let every training of a namespace, now and later, end well."""
+        """Let all that waits in a namespace, now and later, end well."""
         self._finishing.add(namespace)
-        for pod in [pod for where, pod in list(self._training.items()) if where[0] == namespace]:
-            self._write(pod, _ended(pod, ARTIFACT))
+        for pod in [pod for where, pod in list(self._held.items()) if where[0] == namespace]:
+            self._write(pod, _ended(pod, OUTCOMES[_component(pod)]))
 
     def _follow(self) -> None:
         timeout = httpx.Timeout(10, read=None)
@@ -64,22 +69,15 @@ class PodStatuses:
         meta = pod["metadata"]
         where = (meta["namespace"], meta["name"])
         if meta.get("deletionTimestamp"):
-            self._training.pop(where, None)
+            self._held.pop(where, None)
         elif pod.get("status", {}).get("phase", "Pending") == "Pending":
-            component = meta.get("labels", {}).get("app.kubernetes.io/component")
-            if component == "training" and meta["namespace"] not in self._finishing:
-                self._training[where] = pod
-            self._write(pod, self._status(pod, component))
+            waits = _component(pod) in self._waiting and meta["namespace"] not in self._finishing
+            if waits:
+                self._held[where] = pod
+            done = _component(pod) in OUTCOMES and not waits
+            self._write(pod, _ended(pod, OUTCOMES[_component(pod)]) if done else self._running(pod))
 
-    def _status(self, pod: Json, component: str | None) -> Json:
-        if component == "weights":
-            return _ended(pod, WEIGHTS)
-        if component == "dataset":
-            return _ended(pod, DATASET)
-        if component == "backup":
-            return _ended(pod, POINT)
-        if component == "training" and pod["metadata"]["namespace"] in self._finishing:
-            return _ended(pod, ARTIFACT)
+    def _running(self, pod: Json) -> Json:
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": STARTED}
         states = [_container(each, {"running": {"startedAt": STARTED}}) | {"ready": True} for each in _containers(pod)]
         return {"phase": "Running", "conditions": [ready], "containerStatuses": states}
@@ -91,6 +89,10 @@ class PodStatuses:
             json={"metadata": {"uid": meta["uid"]}, "status": status},
             headers={"Content-Type": "application/strategic-merge-patch+json"},
         )
+
+
+def _component(pod: Json) -> str:
+    return str(pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", ""))
 
 
 def _ended(pod: Json, outcome: Json) -> Json:
