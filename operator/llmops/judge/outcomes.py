@@ -30,13 +30,14 @@ def parsed(message: str) -> Json | None:
     return value if isinstance(value, dict) and isinstance(value.get("outcome"), str) else None
 
 
-def last_event(log: str, event: str) -> Json | None:
-    """The last JSON line of a log that tells of `event`."""
-    for line in reversed(log.splitlines()):
+def latest(log: str, event: str) -> Json | None:
+    """What the JSON lines of a log tell of `event`, later ones over earlier: a line has only what it is about."""
+    known: Json = {}
+    for line in log.splitlines():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(entry, dict) and entry.get("event") == event:
-            return entry
-    return None
+            known |= entry
+    return known or None

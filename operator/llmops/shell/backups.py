@@ -120,7 +120,7 @@ async def _progress(run: verdict.Run | None, world: World) -> Progress | None:
         if pod.get("status", {}).get("phase") == "Running":
             meta = pod["metadata"]
             lines = await world.cluster.logs(meta["namespace"], meta["name"], container=backups.BACKUP, tail=20)
-            if said := outcomes.last_event(lines, "progress"):
+            if said := outcomes.latest(lines, "progress"):
                 return Progress(int(said["bytes"]), said.get("total"))
     return None
 

@@ -128,7 +128,7 @@ async def _progress(trainer: verdict.Stage, world: World) -> Json | None:
         if pod.get("status", {}).get("phase") == "Running":
             meta = pod["metadata"]
             lines = await world.cluster.logs(meta["namespace"], meta["name"], container=training.TRAINING, tail=50)
-            return outcomes.last_event(lines, "progress")
+            return outcomes.latest(lines, "progress")
     return None
 
 
