@@ -12,7 +12,7 @@ from llmops.api.conditions import ConditionType, Reason
 from llmops.api.fine_tune_job import FineTuneJob
 from llmops.api.llm_status import ModelStatus, RestoredAdapter
 from llmops.api.problem import NeedsUser
-from llmops.judge import pods
+from llmops.judge import outcomes, pods
 from llmops.judge.redaction import redacted
 from llmops.judge.verdict import Verdict, shortened
 
@@ -127,15 +127,9 @@ def outdated(job: Json | None, claim: Json | None, now: datetime) -> bool:
 
 
 def progress(log: str) -> Progress | None:
-    """The last progress line among a pod's last log lines."""
-    for line in reversed(log.splitlines()):
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(entry, dict) and entry.get("event") == "progress":
-            return Progress(int(entry["bytes"]), entry.get("total"))
-    return None
+    """What a pod's last log lines tell of how far it is."""
+    said = outcomes.latest(log, "progress")
+    return Progress(int(said["bytes"]), said.get("total")) if said else None
 
 
 def in_steps(seen: Progress | None) -> Progress | None:

@@ -18,9 +18,9 @@ from llmops.api.model_backup import ModelBackup
 from llmops.api.problem import NeedsUser
 from llmops.desired import backups, drift
 from llmops.judge import backups as verdict
-from llmops.judge import outcomes, ownership, retention, schedule
+from llmops.judge import ownership, retention, schedule
 from llmops.judge.verdict import Verdict
-from llmops.judge.weights import Progress
+from llmops.judge.weights import Progress, progress
 from llmops.shell import adapters, ended, observe, report
 from llmops.shell.backup_series import Standing
 from llmops.shell.converge import converge
@@ -120,8 +120,8 @@ async def _progress(run: verdict.Run | None, world: World) -> Progress | None:
         if pod.get("status", {}).get("phase") == "Running":
             meta = pod["metadata"]
             lines = await world.cluster.logs(meta["namespace"], meta["name"], container=backups.BACKUP, tail=20)
-            if said := outcomes.latest(lines, "progress"):
-                return Progress(int(said["bytes"]), said.get("total"))
+            if said := progress(lines):
+                return said
     return None
 
 
