@@ -7,6 +7,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from llmops import names
 from llmops.api.conditions import ConditionType, Reason
 from llmops.api.llm_status import LastScale, LLMDeploymentStatus
@@ -14,13 +16,15 @@ from llmops.api.meta import Condition
 from llmops.judge import fields, scaling
 from llmops.judge.redaction import redacted
 from llmops.judge.verdict import shortened
-from llmops.shell.cluster import Cluster, Conflicting, Refused
+from llmops.shell.cluster import Cluster, Conflicting, Refused, Unavailable
 from llmops.shell.resources import BY_KIND
 
 Json = dict[str, Any]
+log = structlog.get_logger()
 
 REPORTER = "llmops.dev/operator"
 NOTE_LIMIT = 1024  # characters; the API's limit for an Event's note
+TRIES = 2
 
 
 async def apply_status(cluster: Cluster, live: Json, status: Json) -> bool:
@@ -102,9 +106,21 @@ async def did(cluster: Cluster, live: Json, *, action: str, reason: str, note: s
 
 
 async def _tell(cluster: Cluster, event: Json) -> None:
-    """Events are a courtesy: told already, or refused by a namespace on its way out, is no error."""
-    with suppress(Conflicting, Refused):
-        await cluster.create(event, manager=names.STATUS_MANAGER)
+    """Events are a courtesy: told already, or refused by a namespace on its way out, is no error.
+
+    What they tell of stands in the status already, so the next look would not tell it again. One whose write got no
+    answer is therefore written again here, by its name once only; and one that cannot be written costs no other.
+    """
+    problem = ""
+    for _ in range(TRIES):
+        try:
+            with suppress(Conflicting, Refused):
+                await cluster.create(event, manager=names.STATUS_MANAGER)
+        except Unavailable as error:
+            problem = str(error)
+        else:
+            return
+    log.warning("an Event was not told", name=event["metadata"]["name"], reason=event["reason"], error=problem)
 
 
 def last_scale(change: scaling.Change | None) -> LastScale | None:
