@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from hack.cluster import nodeconfig, progress, tools
+from hack.cluster import importing, nodeconfig, progress, tools
 from hack.cluster.controlplane import SERVICE_RANGE
 from hack.cluster.images import pause_archive
 from hack.cluster.node import LINK, READY_FILE
@@ -118,11 +118,9 @@ class FromSource:
                     say(f"{archive.name} is loaded already")
                     continue
                 with step(f"importing {archive.name} ({archive.stat().st_size / 1e6:.0f} MB)"):
-                    _run(
-                        *(tools.program("containerd", "ctr"), "--namespace", "k8s.io"),
-                        *("--address", f"/proc/{record.inner[0]}/root{nodeconfig.CONTAINERD_SOCKET}"),
-                        *("images", "import", archive.absolute()),
-                    )
+                    socket = f"/proc/{record.inner[0]}/root{nodeconfig.CONTAINERD_SOCKET}"
+                    ctr = tools.program("containerd", "ctr")
+                    importing.load(archive, [ctr, "--namespace", "k8s.io", "--address", socket])
                 memory.write_text(json.dumps(known | named, indent=2))
 
     def processes(self) -> dict[str, int]:

@@ -39,16 +39,17 @@ def static_program(source: Path) -> bytes:
 def write_archive(path: Path, image: str, program: bytes) -> None:
     """Write an archive, as ``docker save`` would, of an image that holds and starts one program, ``/program``."""
     layer = _tar({"program": (program, 0o755)})
+    layer_hash = hashlib.sha256(layer).hexdigest()
     architecture = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     config = {
         "architecture": architecture,
         "os": "linux",
         "config": {"Entrypoint": ["/program"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{layer_hash}"]},
     }
     config_name = f"{hashlib.sha256(_json(config)).hexdigest()}.json"
-    manifest = [{"Config": config_name, "RepoTags": [image], "Layers": ["layer.tar"]}]
-    files = {config_name: _json(config), "layer.tar": layer, "manifest.json": _json(manifest)}
+    manifest = [{"Config": config_name, "RepoTags": [image], "Layers": [f"{layer_hash}.tar"]}]
+    files = {config_name: _json(config), f"{layer_hash}.tar": layer, "manifest.json": _json(manifest)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
     partial.write_bytes(_tar({name: (content, 0o644) for name, content in files.items()}))
