@@ -28,7 +28,9 @@ FROM ${BASE}
 COPY --from=built /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 WORKDIR /app
-COPY operator/llmops /app/llmops
+COPY operator/llmops/__init__.py operator/llmops/names.py /app/llmops/
+COPY operator/llmops/api /app/llmops/api
+COPY operator/llmops/judge /app/llmops/judge
 COPY serving/llmops_serving /app/llmops_serving
 COPY --from=built /compiled /app
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app

@@ -22,7 +22,9 @@ ENV PYTHONPATH=/app
 WORKDIR /app
 ENTRYPOINT []
 CMD ["python", "-m", "llmops_serving.jobs.finetune"]
-COPY operator/llmops /app/llmops
+COPY operator/llmops/__init__.py operator/llmops/names.py /app/llmops/
+COPY operator/llmops/api /app/llmops/api
+COPY operator/llmops/judge /app/llmops/judge
 COPY serving/llmops_serving /app/llmops_serving
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app
 USER 65532:65532

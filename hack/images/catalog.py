@@ -14,6 +14,11 @@ from hack.images.places import IMAGES, ROOT
 PREFIX = "llmops-"
 REPOSITORY = f"localhost/{PREFIX}"
 BUILDER_LOCK = "hack/locks/builder.txt"
+# Our code in pods that serve and train: a change of what only the operator does makes no new image for them.
+WORKLOAD = (
+    *("operator/llmops/__init__.py", "operator/llmops/names.py", "operator/llmops/api", "operator/llmops/judge"),
+    "serving/llmops_serving",
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ CATALOG = {
             "serving/serving.Dockerfile",
             (
                 *(BUILDER_LOCK, "hack/locks/serving.txt", "hack/locks/compiler.txt"),
-                *("operator/llmops", "serving/llmops_serving", "hack/compiled.py", "hack/images/places.py"),
+                *(*WORKLOAD, "hack/compiled.py", "hack/images/places.py"),
             ),
         ),
         Image(
@@ -51,7 +56,7 @@ CATALOG = {
         Image(
             "trainer",
             "serving/trainer.Dockerfile",
-            (BUILDER_LOCK, "hack/locks/trainer.txt", "operator/llmops", "serving/llmops_serving"),
+            (BUILDER_LOCK, "hack/locks/trainer.txt", *WORKLOAD),
             parent="engine-cpu",
             parent_argument="ENGINE",
         ),

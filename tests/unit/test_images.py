@@ -25,10 +25,11 @@ def tags(checkout: Path, model: Path = MODEL) -> dict[str, str]:
 
 
 CHANGES = {
-    "the operator's code changes all that copies it": (
+    "what the operator shares with pods changes all that copies it": (
         "operator/llmops/names.py",
         {"operator", "serving", "trainer", "demo-hub"},
     ),
+    "what only the operator does leaves all others alone": ("operator/llmops/shell/reconcile.py", {"operator"}),
     "the gateway's code leaves operator and engine alone": (
         "serving/llmops_serving/__init__.py",
         {"serving", "trainer", "demo-hub"},
