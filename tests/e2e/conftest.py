@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
+import yaml
 
 from hack.cluster.gpus import advertise_gpus
 from hack.cluster.provider import choose, providers
 from hack.demo.__main__ import forwarded
-from hack.demo.install import Platform, installed
+from hack.demo.install import ONE_PROCESS, ROOT, Platform, installed
 from hack.waiting import eventually
 
 Json = dict[str, Any]
@@ -28,7 +29,7 @@ GPU_PROFILE = {
     "resource": "nvidia.com/gpu",
     "image": "IMAGE",
     "args": {"enforce-eager": ""},
-    "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"},
+    "env": {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1", **ONE_PROCESS},
     "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}},
     "sharedMemory": "256Mi",
 }
@@ -53,7 +54,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def platform() -> Platform:
     """The installed platform, as `make demo` installs it; a second worker finds it installed."""
-    return installed({"gpu": GPU_PROFILE}, more=("trainer", "demo-model", "demo-s3"))
+    values = yaml.safe_load((ROOT / "helm" / "llmops" / "values.yaml").read_text())
+    chart = {**values["profiles"]["cpu"], "image": "IMAGE"}  # the demo's differs from it
+    return installed({"gpu": GPU_PROFILE, "chart": chart}, more=("trainer", "demo-model", "demo-s3"))
 
 
 @pytest.fixture(scope="session")

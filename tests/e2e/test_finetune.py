@@ -80,7 +80,7 @@ def test_a_model_is_taught_and_answers_as_it_was_taught(space: Space, gateway: s
 
     def answered() -> bool:  # that the engine has started again, the status may not have heard of when it is looked at
         asked.append(ask(gateway, "second", messages=QUESTION, max_tokens=24, temperature=0))
-        return asked[-1]["status"] == 200
+        return bool(asked[-1]["status"] == 200)
 
     eventually(answered, "an answer of the second adapter", 600)
     second = asked[-1]

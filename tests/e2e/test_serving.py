@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from hack.cluster import tools
 from hack.demo.__main__ import chat
-from hack.demo.install import SYSTEM, Platform
+from hack.demo.install import RELEASE, SYSTEM, Platform, run
 from hack.waiting import eventually
 from tests.e2e.conftest import MODEL, Space, ask
 
 pytestmark = pytest.mark.timeout(900)
 
 
-def test_an_applied_model_answers_and_its_deletion_leaves_nothing(space: Space, gateway: str) -> None:
+def test_an_applied_model_answers_also_the_charts_test_and_its_deletion_leaves_nothing(
+    space: Space, platform: Platform, gateway: str
+) -> None:
     space.apply("support")
     ready = space.wait("support", "Serving")
     assert ready["status"] == "True"
@@ -25,6 +27,10 @@ def test_an_applied_model_answers_and_its_deletion_leaves_nothing(space: Space, 
     answer = ask(gateway, f"{space.name}/support")
     assert answer["choices"][0]["message"]["content"].strip()
     assert answer["usage"]["completion_tokens"] >= 1
+
+    arguments = ("test", RELEASE, "-n", SYSTEM, "--logs", "--timeout", "120s")
+    said = run(tools.program("helm", "helm"), *arguments, kubeconfig=platform.provider.kubeconfig)
+    assert "Succeeded" in said
 
     status = space.get("llmd", "support")["status"]
     assert len(status["model"]["revision"]) == 40  # a commit, not a branch
@@ -62,7 +68,8 @@ def test_an_engine_that_still_starts_goes_as_soon_as_it_is_told_to(space: Space)
 
 
 def test_a_model_in_an_image_is_mounted_and_answers(space: Space, platform: Platform, gateway: str) -> None:
-    space.apply("packed", model={"source": f"oci://{platform.images['demo-model']}"})
+    packed = {"source": f"oci://{platform.images['demo-model']}"}
+    space.apply("packed", model=packed, accelerator={"profile": "chart"})
     space.wait("packed", "Serving")
     assert ask(gateway, "packed")["status"] == 200
     assert not space.kubectl("get", "jobs,pvc", "-o", "name")  # nothing was downloaded, nothing is stored twice
@@ -84,31 +91,6 @@ def test_two_deployments_of_one_model_share_a_volume_that_can_be_shared(space: S
     eventually(lambda: not space.kubectl("get", "pvc", "-o", "name"), "the volume goes with the last of them")
 
 
-def test_the_third_of_two_gpus_waits_and_says_what_is_free(space: Space, gpus: Callable[[int], None]) -> None:
-    gpus(2)
-    space.apply("pair", accelerator={"profile": "gpu"}, replicas=2)
-    eventually(lambda: space.get("llmd", "pair").get("status", {}).get("readyReplicas") == 2, "two ready replicas")
-    space.apply("third", accelerator={"profile": "gpu"})
-    waiting = space.wait("third", "WaitingForGPU")
-    assert waiting["status"] == "False"
-    assert "0 of 2 free" in waiting["message"]
-    space.kubectl("scale", "llmd/pair", "--replicas=1")
-    assert space.wait("third", "Serving")["status"] == "True"
-
-
-def test_a_rollout_on_a_full_cluster_does_not_deadlock(space: Space, gpus: Callable[[int], None], gateway: str) -> None:
-    gpus(1)
-    space.apply("full", accelerator={"profile": "gpu"}, pod={"terminationGracePeriodSeconds": 5})
-    space.wait("full", "Serving")
-    before = space.pods("full")
-    space.apply(
-        "full", accelerator={"profile": "gpu"}, pod={"terminationGracePeriodSeconds": 5}, engine={"maxModelLen": 128}
-    )
-    space.wait("full", "UpToDate", "Progressing")
-    assert not set(before) & set(space.pods("full"))
-    assert ask(gateway, "full")["status"] == 200
-
-
 def model(source: str, **more: Any) -> dict[str, Any]:
     return {"source": source, "storage": {"size": "1Gi"}, **more}
 
@@ -128,7 +110,6 @@ TROUBLES: list[tuple[str, dict[str, Any], str, str]] = [
         "localhost/no-such:1",
     ),
     ("a wrong engine argument", {"engine": {"args": {"no-such-flag": "1"}}}, "EngineArgsInvalid", "no-such-flag"),
-    ("a GPU that no node has", {"accelerator": {"profile": "gpu"}}, "WaitingForGPU", "no node of this cluster has any"),
 ]
 
 
@@ -152,16 +133,3 @@ def test_a_quota_is_named(space: Space) -> None:
     space.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
     space.apply("greedy")
     assert "small" in space.wait("greedy", "QuotaExceeded")["message"]
-
-
-def test_the_charts_own_test_gets_a_token(space: Space, platform: Platform) -> None:
-    from hack.cluster import tools  # noqa: PLC0415 - only here
-    from hack.demo.install import RELEASE, run  # noqa: PLC0415 - only here
-
-    space.apply("tested")
-    space.wait("tested", "Serving")
-    helm = tools.program("helm", "helm")
-    said = run(
-        helm, "test", RELEASE, "-n", SYSTEM, "--logs", "--timeout", "120s", kubeconfig=platform.provider.kubeconfig
-    )
-    assert "Succeeded" in said
