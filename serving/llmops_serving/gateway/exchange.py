@@ -32,9 +32,9 @@ class Exchange:
     """A request that has been read and its answer."""
 
     __slots__ = (
-        "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_keep_alive",
-        "_lane", "_last_at", "_next_comment", "_relay", "_request", "_series", "_started", "_stream", "_tail", "_text",
-        "_tools", "_trace", "_tried", "_waits_until", "adapter", "prefix",
+        "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_json_wanted",
+        "_keep_alive", "_lane", "_last_at", "_next_comment", "_relay", "_request", "_request_bytes", "_series",
+        "_started", "_stream", "_tail", "_text", "_tools", "_trace", "_tried", "_waits_until", "adapter", "prefix",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,7 @@ class Exchange:
         self._lane = lane
         self._series = series
         self._request = request
+        self._request_bytes = sum(map(len, request))
         self._stream = stream
         self._keep_alive = keep_alive
         self._relay = Relay(client, minor=minor, keep_alive=keep_alive)
@@ -78,8 +79,12 @@ class Exchange:
         self._next_comment = 0.0
         self._events = 0
         self._tail = bytearray()
-        sample = lane.model.text_sample
-        self._text = bytearray() if sample and text.sampled(_body(request), sample) else None
+        self._text: bytearray | None = None
+        self._json_wanted = False
+        if lane.model.text_sample:
+            body = _body(request)
+            if text.sampled(body, lane.model.text_sample):
+                self._text, self._json_wanted = bytearray(), text.wants_json(body)
 
     def begin(self) -> None:
         """Forward to a pod now, or wait for one."""
@@ -146,6 +151,7 @@ class Exchange:
         now = self._gateway.now()
         if not self._first_at:
             self._first_at = now
+            self._forget_request()
         elif self._events >= 0:
             self._series.gap.observe(now - self._last_at)
         self._last_at = now
@@ -157,6 +163,13 @@ class Exchange:
         if self._text is not None and len(self._text) < text.MAX_BYTES:
             self._text += b"".join(payloads(raw) if pieces is None else pieces)
         self._relay.data(raw, pieces, last=last)
+
+    def _forget_request(self) -> None:
+        """The answer has begun, so no other pod will be asked: let go of the prompt while the tokens come."""
+        self._request = []
+        if self._call is not None:
+            self._call.request = []
+        self._client.body_sent()
 
     def answered(self) -> None:
         """The engine's answer is complete."""
@@ -261,7 +274,7 @@ class Exchange:
             seen = usage(bytes(self._tail), events, complete=complete)
             used = self._count_tokens(seen)
         if self._text is not None and complete and status == 200:
-            gateway.look_at(bytes(self._text), json_wanted=text.wants_json(_body(self._request)), series=series)
+            gateway.look_at(bytes(self._text), json_wanted=self._json_wanted, series=series)
         if self._grant is not None:
             self._grant.meter.settle(self._grant, used)
         if gateway.audit is not None:
@@ -304,7 +317,7 @@ class Exchange:
         series.answered(seen, tools=self._tools)
         if seen.completion is None:
             return None
-        return seen.completion + (seen.prompt if seen.prompt is not None else sum(map(len, self._request)) // 4)
+        return seen.completion + (seen.prompt if seen.prompt is not None else self._request_bytes // 4)
 
 
 def _body(request: list[bytes]) -> bytes:

@@ -85,8 +85,7 @@ class ClientConnection:
         """The client is gone; whatever worked for it stops."""
         self._transport = None
         self._gateway.connections.discard(self)
-        self._gateway.buffered -= self._size
-        self._size = 0
+        self.body_sent()
         self._buffer = b""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -323,6 +322,11 @@ class ClientConnection:
         if self._transport is not None:
             self._transport.write(data)
 
+    def body_sent(self) -> None:
+        """Nobody needs the body any more."""
+        self._gateway.buffered -= self._size
+        self._size = 0
+
     def finished(self, *, keep_alive: bool) -> None:
         """The answer is complete; take the next request, or close."""
         self._exchange = None
@@ -338,8 +342,7 @@ class ClientConnection:
             self._transport.abort()
 
     def _next(self) -> None:
-        self._gateway.buffered -= self._size
-        self._size = 0
+        self.body_sent()
         self._deadline = self._now() + self._gateway.options.idle_seconds
         if self._reading_paused and self._transport is not None:
             self._reading_paused = False
@@ -349,8 +352,7 @@ class ClientConnection:
 
     def _close_softly(self) -> None:
         """End our side and let the client read the answer: closing on unread bytes would reset the connection."""
-        self._gateway.buffered -= self._size
-        self._size = 0
+        self.body_sent()
         self._lingering = True
         self._admitted = None
         self._parts = []

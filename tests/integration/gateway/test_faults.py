@@ -251,6 +251,21 @@ def test_a_body_of_64_mib_passes_and_a_byte_more_is_refused_unread() -> None:
     run(scenario)
 
 
+def test_a_prompt_is_let_go_when_its_answer_begins() -> None:
+    async def scenario() -> None:
+        async with engines() as [engine], rig(model("support", engine)) as gateway:
+            engine.tokens, engine.token_seconds = 1000, 0.01
+            body = b'{"model":"support","stream":true,"messages":["%b"]}' % (b"x" * (1 << 20))
+            async with gateway.http.stream("POST", PATH, content=body) as response:
+                held = None
+                async for _ in response.aiter_bytes():
+                    held = gateway.gateway.buffered
+                    break
+            assert (response.status_code, held) == (200, 0)
+
+    run(scenario)
+
+
 def test_a_client_that_drips_is_told_that_it_is_too_slow() -> None:
     async def drip(gateway: Rig, data: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
