@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import re
 import socket
@@ -49,6 +50,13 @@ class S3:
             "AWS_REGION": self.region,
         }
 
+    @property
+    def google_environment(self) -> dict[str, str]:
+        """For gs:// at this server: both stores list and read objects by the same XML, here without a signature."""
+        key = {"gcs_base_url": self.endpoint, "disable_oauth": True}
+        key |= dict.fromkeys(("client_email", "private_key", "private_key_id"), "")
+        return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key)}
+
     def bucket(self, prefix: str = "test", *, object_lock: bool = False) -> str:
         """A new bucket's name; with `object_lock`, versioned and able to lock objects."""
         name = f"{prefix}-{uuid.uuid4().hex[:12]}"
@@ -56,6 +64,13 @@ class S3:
         self.request("PUT", f"/{name}", headers=headers).raise_for_status()
         self.buckets.append(name)
         return name
+
+    def open_to_all(self, bucket: str) -> None:
+        """Let anybody list and read, signed or not."""
+        these = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+        may = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": these}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [may]}).encode()
+        self.request("PUT", f"/{bucket}", query="policy=", body=policy).raise_for_status()
 
     def store(self, bucket: str) -> S3Store:
         return S3Store(

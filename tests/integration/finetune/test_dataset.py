@@ -100,6 +100,8 @@ def test_rows_come_from_a_bucket(jobs: Jobs, s3: S3) -> None:
     locked = fetched(jobs, source, "--endpoint", s3.endpoint)
     assert (locked.code, locked.outcome["outcome"]) == (40, "DatasetAuthFailed"), locked.output
     assert "spec.dataset.secretRef" in locked.outcome["message"]
+    s3.open_to_all(bucket)
+    assert fetched(jobs, source.replace("s3://", "gs://"), **s3.google_environment).outcome["rows"] == 60
 
 
 def test_rows_come_from_a_hub(jobs: Jobs, tmp_path: Path) -> None:

@@ -39,6 +39,20 @@ def test_the_same_files_have_the_same_digest_from_anywhere(s3: S3, job: Job) -> 
     assert first.outcome["digest"] == second.outcome["digest"]
 
 
+def test_a_model_lands_from_google_s_store(s3: S3, job: Job) -> None:
+    files = model_files(shards=2)
+    source = publish(s3, files).replace("s3://", "gs://")
+    locked = job.run("--source", source, environment=s3.google_environment)
+    assert (locked.reason, locked.code) == ("ModelAuthFailed", 40), locked.output
+    s3.open_to_all(source.split("/")[2])
+    ended = job.run("--source", source, environment=s3.google_environment)
+    assert (ended.code, ended.reason) == (0, "Complete"), ended.output
+    assert on_disk(job.dest) == files
+    nothing = Job(job.dest.with_name("nothing"), job.termination)
+    missing = nothing.run("--source", f"{source}-not", environment=s3.google_environment)
+    assert (missing.reason, missing.code) == ("ModelNotFound", 40), missing.output
+
+
 def test_the_endpoint_may_be_an_argument(s3: S3, job: Job) -> None:
     environment = {name: value for name, value in s3.environment.items() if name != "AWS_ENDPOINT_URL"}
     ended = job.run("--source", publish(s3, model_files()), "--endpoint", s3.endpoint, environment=environment)
