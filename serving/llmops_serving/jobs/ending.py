@@ -22,7 +22,6 @@ from llmops_serving.jobs.outcome import (
 )
 from llmops_serving.jobs.redaction import redact
 
-EXIT_INTERRUPTED = 43  # stopped in time, with a checkpoint: the Job starts a new pod and counts no failure
 EXPLANATION_LIMIT = 1024  # characters: the first bad rows of a data set are worth more than one line
 
 log = structlog.get_logger()

@@ -15,6 +15,7 @@ TERMINATION_LIMIT_BYTES = 4096  # the kubelet cuts what is longer, and cut JSON 
 EXIT_USAGE = 2
 EXIT_BUG = 1
 EXIT_USER_MUST_ACT = 40  # the Job's podFailurePolicy fails at once on it: trying again cannot help
+EXIT_INTERRUPTED = 43  # stopped in time, with a checkpoint: the Job starts a new pod and counts no failure
 EXIT_TIME_MAY_HEAL = 75  # EX_TEMPFAIL of sysexits.h: the Job tries again
 
 

@@ -17,8 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from llmops_serving.jobs.ending import EXIT_INTERRUPTED
-from llmops_serving.jobs.outcome import EXIT_BUG, EXIT_TIME_MAY_HEAL, EXIT_USER_MUST_ACT
+from llmops_serving.jobs.outcome import EXIT_BUG, EXIT_INTERRUPTED, EXIT_TIME_MAY_HEAL, EXIT_USER_MUST_ACT
 
 VERDICTS = "LLMOPS_GANG_VERDICTS"  # where a process that has come to an end says so; it then exits with 0
 
@@ -41,12 +40,12 @@ def verdict(codes: set[int]) -> int:
 
 
 def main(argv: list[str]) -> NoReturn:
+    signal.signal(signal.SIGTERM, _pass_on)  # before the imports, which take seconds
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError  # noqa: PLC0415
     from torch.distributed.launcher.api import elastic_launch  # noqa: PLC0415
     from torch.distributed.run import config_from_args, parse_args  # noqa: PLC0415
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's own choice, without its warning
-    signal.signal(signal.SIGTERM, _pass_on)
     # Otherwise processes that begin anew would find the addresses of those that were lost.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     options = parse_args(argv)

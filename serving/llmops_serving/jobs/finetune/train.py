@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from llmops.api.fine_tune_job import FineTuneJobSpec
 from llmops_serving.jobs.dataset.check import REPORT
 from llmops_serving.jobs.dataset.rendering import Renderer
-from llmops_serving.jobs.ending import EXIT_INTERRUPTED, Ended, Stopped
+from llmops_serving.jobs.ending import Ended, Stopped
 from llmops_serving.jobs.finetune import curves, learners, proof, report, room, settings, watch
 from llmops_serving.jobs.finetune.artifact import Artifact, Artifacts
 from llmops_serving.jobs.finetune.attempts import Attempts, Memory
@@ -35,7 +35,7 @@ from llmops_serving.jobs.finetune.checkpoints import Checkpoints
 from llmops_serving.jobs.finetune.evaluation import Judge
 from llmops_serving.jobs.finetune.gang import Gang, joined
 from llmops_serving.jobs.finetune.metrics import Metrics
-from llmops_serving.jobs.outcome import EXIT_TIME_MAY_HEAL
+from llmops_serving.jobs.outcome import EXIT_INTERRUPTED, EXIT_TIME_MAY_HEAL
 from llmops_serving.jobs.weights.marker import completed
 
 log = structlog.get_logger()
