@@ -14,6 +14,7 @@ import orjson
 import structlog
 import torch
 from datasets import Dataset
+from peft.helpers import disable_input_dtype_casting
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from trl import DPOTrainer, SFTTrainer
@@ -46,7 +47,9 @@ class RowLearner(SFTTrainer):  # type: ignore[misc]  # trl is not installed wher
         targets = inputs["labels"][0, 1:]  # the token after each one
         places = (targets != IGNORED).nonzero().flatten()
         given = {name: value for name, value in inputs.items() if name != "labels"}
-        logits = model(**given, logits_to_keep=places, use_cache=False).logits[0]
+        # Autocast takes what it needs; PEFT would copy every input of an adapter to float32 first, and back.
+        with disable_input_dtype_casting(model, self.args.bf16 and not self.args.gradient_checkpointing):
+            logits = model(**given, logits_to_keep=places, use_cache=False).logits[0]
         total = cross_entropy(logits.float(), targets[places], reduction="sum")
         if num_items_in_batch is None:
             return total / max(1, len(places))
