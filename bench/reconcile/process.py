@@ -8,13 +8,13 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any, Self
 
 from hack.cluster.controlplane import LOOPBACK, free_port
+from hack.images import venv
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
@@ -39,12 +39,12 @@ class OperatorProcess:
             "LLMOPS_CONFIG": str(config),
             "LLMOPS_NAMESPACE": "default",
             "LLMOPS_HEALTH_PORT": str(self._port),
-            "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'serving'}",
+            "PYTHONPATH": str(ROOT / "operator"),
         }
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            command = [sys.executable, "-m", "llmops"]
+            command = [str(venv.ensure("operator") / "bin" / "python"), "-m", "llmops"]
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         return self
 

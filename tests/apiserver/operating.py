@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 
 from hack.cluster import tools
 from hack.cluster.controlplane import ControlPlane
+from hack.images import venv
 from hack.waiting import eventually
 from tests.faultproxy.proxy import FaultProxy
 
@@ -133,9 +133,11 @@ def started(
         "LLMOPS_NAMESPACE": home,
         "LLMOPS_HEALTH_PORT": str(port),
         "POD_NAME": name,
+        "PYTHONPATH": str(ROOT / "operator"),
     }
     with (directory / f"{name}.log").open("ab") as log:
-        command = [sys.executable, "-m", "llmops"]
+        # With the packages of its image: kopf imports whatever client it finds, which takes as long as all the rest.
+        command = [str(venv.ensure("operator") / "bin" / "python"), "-m", "llmops"]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
     proxy.pids[name] = process.pid
     return process
