@@ -71,9 +71,9 @@ def test_what_changes_an_engine_is_not_passed_on(path: bytes) -> None:
     assert b"/v1/" + path not in route.ENGINE_PATHS
 
 
-def pod(address: str, in_flight: int = 0, ejected_until: float = 0.0) -> Caching:
+def pod(address: str, in_flight: int = 0, ejected_until: float = 0.0, *, unreachable: bool = False) -> Caching:
     found = Caching(address)
-    found.in_flight, found.ejected_until = in_flight, ejected_until
+    found.in_flight, found.ejected_until, found.unreachable = in_flight, ejected_until, unreachable
     return found
 
 
@@ -82,6 +82,14 @@ LEAST: list[tuple[str, list[Caching], list[str], str | None]] = [
     ("not one that was tried", [pod("a", 3), pod("b", 0), pod("c", 1)], ["b"], "c"),
     ("not an ejected one", [pod("a", 3), pod("b", 0, 20.0), pod("c", 1)], [], "c"),
     ("an ejected one where all are", [pod("a", 0, 30.0), pod("b", 0, 20.0)], [], "b"),
+    (
+        "but none where nobody listens",
+        [pod("a", 0, 30.0), pod("b", 0, 20.0, unreachable=True)],
+        [],
+        "a",
+    ),
+    ("and rather nobody", [pod("a", 0, 30.0, unreachable=True)], [], None),
+    ("until its time is over", [pod("a", 0, 9.0, unreachable=True)], [], "a"),
     ("nobody where all were tried", [pod("a")], ["a"], None),
     ("nobody where nobody is", [], [], None),
 ]

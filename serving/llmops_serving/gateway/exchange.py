@@ -10,7 +10,7 @@ from llmops_serving.gateway.http1 import ResponseHead
 from llmops_serving.gateway.lane import Lane, Prefix
 from llmops_serving.gateway.limits import Grant
 from llmops_serving.gateway.metrics import Series
-from llmops_serving.gateway.relay import Relay
+from llmops_serving.gateway.relay import NotFound, Relay
 from llmops_serving.gateway.route import Failure, Refuse
 from llmops_serving.gateway.trace import Trace
 from llmops_serving.gateway.upstream import Call, Pod
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from llmops_serving.gateway.proxy import ClientConnection
 
 _TAIL_BYTES: Final = 2048
+_REFUSAL_BYTES: Final = 4096  # an engine's words about an adapter that it does not know are shorter
 _COMMENT_SECONDS = 10.0
 _ENGINE_LOST = Refuse(502, "engine_failed", "The engine failed while it worked on the request.", "server_error")
 _ENGINE_SILENT = Refuse(504, "timeout", "The engine did not answer in time.", "server_error")
-_NO_ENGINE = Refuse(503, "no_replica", "No replica of the model could be reached.", "server_error", retry_after=1)
 _STREAM_CUT = Refuse(502, "stream_interrupted", "The engine failed before the answer was complete.", "server_error")
 
 
@@ -33,8 +33,9 @@ class Exchange:
 
     __slots__ = (
         "_call", "_client", "_ends_at", "_events", "_failures", "_first_at", "_gateway", "_grant", "_json_wanted",
-        "_keep_alive", "_lane", "_last_at", "_next_comment", "_relay", "_request", "_request_bytes", "_series",
-        "_started", "_stream", "_tail", "_text", "_tools", "_trace", "_tried", "_waits_until", "adapter", "prefix",
+        "_keep_alive", "_lane", "_last_at", "_next_comment", "_not_found", "_relay", "_request", "_request_bytes",
+        "_series", "_started", "_stream", "_tail", "_text", "_tools", "_trace", "_tried", "_waits_until", "adapter",
+        "prefix",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class Exchange:
         self._next_comment = 0.0
         self._events = 0
         self._tail = bytearray()
+        self._not_found: NotFound | None = None
         self._text: bytearray | None = None
         self._json_wanted = False
         if lane.model.text_sample:
@@ -94,17 +96,31 @@ class Exchange:
         pod = lane.pick(now, self.prefix, self.adapter)
         if pod is not None:
             self.forward(pod)
-            return
+        else:
+            self._wait(now)
+
+    def _wait(self, now: float) -> None:
+        """Stand in line for a pod."""
+        lane = self._lane
         refusal = route.held(lane.model, len(lane.waiting))
         if refusal is not None:
             self.refuse(refusal)
             return
-        self._waits_until = now + lane.model.hold_seconds
+        self._waits_until = self._started + lane.model.hold_seconds
         lane.wait(self, now)
         self._gateway.waits(lane)
-        if self._stream:
+        if self._stream and not self._relay.early:
             self._relay.open_stream()
             self._next_comment = now + _COMMENT_SECONDS
+
+    def _wait_again(self, now: float) -> None:
+        """No engine has worked on it, and the cluster will notice soon why: it waits as for a model that sleeps."""
+        self._call = None
+        self._tried.clear()
+        self._failures = [each for each in self._failures if each is Failure.LOST]
+        self._ends_at = 0.0
+        self._lane.load.in_flight -= 1
+        self._wait(now)
 
     def forward(self, pod: Pod) -> None:
         """Call this pod."""
@@ -116,6 +132,7 @@ class Exchange:
             self._gateway.touched(self._lane)
         if self.prefix is not None:
             pod.prefixes.remember(self.prefix.blocks)
+        self._not_found = None
         self._tried.append(pod.address)
         if self._trace is not None:
             self._request = self._trace.attempt(pod.name, pod.address, self._gateway.now(), self._request)
@@ -136,6 +153,12 @@ class Exchange:
         """The engine answers."""
         if head.status in route.RETRIED_STATUSES and self._try_another(Failure.STATUS):
             return
+        if head.status == 404 and self.adapter and self._call is not None and self._call.pod.adapters is not None:
+            self._not_found = NotFound(head)
+            return
+        self._begin_answer(head)
+
+    def _begin_answer(self, head: ResponseHead) -> None:
         if self._grant is not None:
             head.returned += self._grant.meter.headers(self._gateway.now())
         self._relay.head(head)
@@ -144,10 +167,17 @@ class Exchange:
 
     def flush(self) -> None:
         """The body comes later than its head."""
-        self._relay.flush()
+        if self._not_found is None:
+            self._relay.flush()
 
     def data(self, raw: bytes, pieces: list[bytes] | None, *, last: bool) -> None:
         """A part of the answer's body, as `Relay.data` has it."""
+        found = self._not_found
+        if found is not None:
+            found.parts.append((raw, pieces, last))
+            if sum([len(part[0]) for part in found.parts]) > _REFUSAL_BYTES:
+                self._pass_on(found)
+            return
         now = self._gateway.now()
         if not self._first_at:
             self._first_at = now
@@ -173,23 +203,54 @@ class Exchange:
 
     def answered(self) -> None:
         """The engine's answer is complete."""
-        if self._call is not None:
-            self._call.pod.succeeded()
+        call = self._call
+        if call is not None:
+            call.pod.succeeded()
+        found = self._not_found
+        if found is not None:
+            if call is not None and found.names(self.adapter):
+                self._leave_for_adapter(call.pod)
+                return
+            self._pass_on(found)
         self._relay.finish()
         self._end(self._relay.status, told=True)
+
+    def _pass_on(self, found: NotFound) -> None:
+        """Let the client have what the engine said after all."""
+        self._not_found = None
+        self._begin_answer(found.head)
+        for raw, pieces, last in found.parts:
+            self.data(raw, pieces, last=last)
+
+    def _leave_for_adapter(self, pod: Pod) -> None:
+        """The pod's record is about an earlier life of its engine: another pod is asked, or the request waits."""
+        now = self._gateway.now()
+        pod.lacks(self.adapter, now)
+        self._series.retries += 1
+        if self._trace is not None:
+            self._trace.left(Failure.STATUS, now)
+        other = self._lane.alternative(now, self._tried, self.adapter)
+        if other is not None:
+            self.forward(other)
+        else:
+            self._wait_again(now)
 
     def failed(self, failure: Failure) -> None:
         """The pod did not answer, or not completely."""
         now = self._gateway.now()
         if self._call is not None and failure is not Failure.STALE:
-            self._call.pod.stumbled(now)
+            self._call.pod.stumbled(now, reached=failure is not Failure.CONNECT)
         if self._trace is not None:
             self._trace.left(failure, now)
         if self._first_at or (self._relay.status and not self._relay.early):
             self._series.cut += 1
             self._end(self._relay.status, told=self._relay.cut(_STREAM_CUT), complete=False)
-        elif not self._try_another(failure):
-            self.refuse(_NO_ENGINE if failure is Failure.CONNECT else _ENGINE_LOST)
+        elif self._try_another(failure):
+            return
+        elif failure is Failure.CONNECT:
+            self._wait_again(now)
+        else:
+            self.refuse(_ENGINE_LOST)
 
     def _try_another(self, failure: Failure) -> bool:
         """Leave the pod and call another, where that is safe and there is one."""

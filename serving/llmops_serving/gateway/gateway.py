@@ -112,13 +112,14 @@ class Gateway:
             lane.release(now)
 
     def found_ready(self, lane: Lane, pod: Pod) -> None:
-        """A starting pod answers before the cluster has noticed: use it now."""
+        """A starting pod answers, or one that could not be reached, before the cluster has noticed: use it now."""
+        pod.succeeded()
         if pod in lane.starting:
             pod.proven = pod.usable = True
             lane.starting.remove(pod)
             lane.pods.append(pod)
             self.on_pod(pod)
-            lane.release(self.now())
+        lane.release(self.now())
 
     def _pod(self, endpoint: Endpoint) -> Pod:
         address = endpoint.address
@@ -129,8 +130,10 @@ class Gateway:
             pod = self._pods[address] = Pod(endpoint.host, endpoint.port, address, endpoint.pod)
         # What the pod itself said holds until the cluster has caught up with it.
         pod.proven = pod.proven and not endpoint.ready
+        if endpoint.ready and not pod.usable:
+            pod.succeeded()
         pod.usable = endpoint.ready or pod.proven
-        pod.adapters = endpoint.adapters
+        pod.recorded(endpoint.adapters)
         return pod
 
     def _remove(self, key: str) -> None:
@@ -190,6 +193,8 @@ class Gateway:
         for pod in self._pods.values():
             if pod.idle:
                 pod.close_idle(now - IDLE_SECONDS)
+            if pod.without:
+                pod.believe(now)
         for lane in self.lanes.values():
             lane.release(now)
 

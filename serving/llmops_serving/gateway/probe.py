@@ -1,7 +1,7 @@
 """What the gateway asks pods itself: whether one that requests wait for is up, and how much its prefix cache holds.
 
 A kubelet's readiness probe takes seconds; a request that waits should not. So while requests wait for a model, its
-pods that have an address but are not ready yet are asked every `PROBE_SECONDS`.
+pods that have an address but are not ready yet, and those where nobody listened, are asked every `PROBE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Prober:
 
     async def _watch(self, lane: Lane) -> None:
         while lane.waiting:
-            starting = list(lane.starting)
-            healthy = await asyncio.gather(*map(self._healthy, starting))
-            for pod, up in zip(starting, healthy, strict=True):
+            away = [*lane.starting, *(pod for pod in lane.pods if pod.unreachable)]
+            healthy = await asyncio.gather(*map(self._healthy, away))
+            for pod, up in zip(away, healthy, strict=True):
                 if up:
                     self._gateway.found_ready(lane, pod)
             await asyncio.sleep(PROBE_SECONDS)

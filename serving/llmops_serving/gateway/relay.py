@@ -159,6 +159,22 @@ class Relay:
             self._send(answers.chunk(payload) if self._minor else payload)
 
 
+class NotFound:
+    """An engine's 404 to a request for an adapter that the pod is said to have, kept back until it is complete."""
+
+    __slots__ = ("head", "parts")
+
+    def __init__(self, head: ResponseHead) -> None:
+        """Nothing of its body has come."""
+        self.head = head
+        self.parts: list[tuple[bytes, list[bytes] | None, bool]] = []
+
+    def names(self, adapter: str) -> bool:
+        """Whether it is the engine's answer to a model's name that it does not know, in vLLM's words."""
+        said = b"".join([b"".join(payloads(raw) if pieces is None else pieces) for raw, pieces, _ in self.parts])
+        return b"`%b` does not exist" % adapter.encode() in said
+
+
 def _ends_event(chunks: bytes, *, last: bool) -> bool:
     """Whether whole chunks end where an event ends; False where a look at the payload is needed to know."""
     end = len(chunks) - len(answers.LAST_CHUNK) if last else len(chunks)

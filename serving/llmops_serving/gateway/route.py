@@ -49,13 +49,14 @@ class Refuse:
 class Candidate:
     """What choosing needs to know of a pod. Times are on the clock that `now` comes from."""
 
-    __slots__ = ("address", "ejected_until", "in_flight")
+    __slots__ = ("address", "ejected_until", "in_flight", "unreachable")
 
     def __init__(self, address: str) -> None:
         """Idle and trusted."""
         self.address = address
         self.in_flight = 0
         self.ejected_until = 0.0
+        self.unreachable = False  # nobody listened there when it was last called
 
 
 PodT = TypeVar("PodT", bound=Candidate)
@@ -90,7 +91,8 @@ def _unknown(name: str) -> str:
 def least_loaded(pods: Sequence[PodT], now: float, tried: Collection[str] = (), turn: int = 0) -> PodT | None:
     """The pod with the fewest requests in flight among those neither tried nor ejected; `turn` breaks ties fairly.
 
-    When all that are left are ejected, the one whose ejection ends first: a guess beats a refusal.
+    When all that are left are ejected, the one whose ejection ends first: a guess beats a refusal. But none where
+    nobody listens: requests wait until somebody does.
     """
     count = len(pods)
     best: PodT | None = None
@@ -100,7 +102,7 @@ def least_loaded(pods: Sequence[PodT], now: float, tried: Collection[str] = (), 
         if tried and pod.address in tried:
             continue
         if pod.ejected_until > now:
-            if last_resort is None or pod.ejected_until < last_resort.ejected_until:
+            if not pod.unreachable and (last_resort is None or pod.ejected_until < last_resort.ejected_until):
                 last_resort = pod
         elif best is None or pod.in_flight < best.in_flight:
             best = pod

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from llmops_serving.gateway.exchange import Exchange
 
 CONNECT_SECONDS: Final = 3.0
+WITHOUT_ADAPTER_SECONDS: Final = 5.0  # then it is asked for it again, whatever its record says
 IDLE_SECONDS: Final = 4.0  # below uvicorn's keep-alive of 5 s, so that the gateway is the one who closes
 
 
 class Pod(Caching):
     """One engine pod: its load as this process sees it, its health, its connections."""
 
-    __slots__ = ("adapters", "draining", "failures", "host", "idle", "name", "port", "proven", "usable")
+    __slots__ = ("adapters", "draining", "failures", "host", "idle", "name", "port", "proven", "usable", "without")
 
     def __init__(self, host: str, port: int, address: str, name: str) -> None:
         """A pod nobody has called yet."""
@@ -34,23 +35,40 @@ class Pod(Caching):
         self.draining = False
         self.usable = True
         self.proven = False  # it answered us while the cluster did not call it ready
-        self.adapters: frozenset[str] | None = None  # that it provably serves; None: any
+        self.adapters: frozenset[str] | None = None  # that it provably serves, says its record; None: any
+        self.without: dict[str, float] = {}  # those of them that it did not know, and until when that is believed
         self.idle: list[Connection] = []
 
     def has(self, adapter: str) -> bool:
         """Whether it can be asked for this adapter; empty for the model itself."""
-        return not adapter or self.adapters is None or adapter in self.adapters
+        return not adapter or self.adapters is None or (adapter in self.adapters and adapter not in self.without)
+
+    def recorded(self, adapters: frozenset[str] | None) -> None:
+        """Its record says this now; one that has changed is believed again."""
+        if adapters != self.adapters:
+            self.adapters = adapters
+            self.without.clear()
+
+    def lacks(self, adapter: str, now: float) -> None:
+        """It did not know the adapter: its engine has started again, and its record is about the life before."""
+        self.without[adapter] = now + WITHOUT_ADAPTER_SECONDS
+
+    def believe(self, now: float) -> None:
+        """Forget what was found out too long ago."""
+        self.without = {adapter: until for adapter, until in self.without.items() if until > now}
 
     def succeeded(self) -> None:
         """The pod answered: it is trusted again."""
         if self.failures:
             self.failures = 0
             self.ejected_until = 0.0
+            self.unreachable = False
 
-    def stumbled(self, now: float) -> None:
+    def stumbled(self, now: float, *, reached: bool = True) -> None:
         """The pod did not answer: it gets no requests for a while that grows with each failure in a row."""
         self.failures += 1
         self.ejected_until = now + ejection_seconds(self.failures)
+        self.unreachable = not reached
 
     def call(self, caller: Exchange, request: list[bytes], loop: asyncio.AbstractEventLoop) -> Call:
         """Send `request` on a kept connection, or on a new one. The pod counts it until it is answered or failed."""

@@ -161,3 +161,42 @@ def test_a_pod_that_answers_is_used_before_the_cluster_calls_it_ready() -> None:
             assert (await waiting).status_code == 200, "nobody has told the gateway that it is ready"
 
     run(scenario)
+
+
+def test_a_request_waits_for_an_engine_that_ended_before_the_cluster_noticed() -> None:
+    async def scenario() -> None:
+        async with engines() as [engine], rig(model("support", engine)) as gateway:
+            assert (await gateway.chat()).status_code == 200
+            port = engine.port
+            await engine.stop()
+            lane = gateway.gateway.lanes["default/support"]
+            early = asyncio.create_task(gateway.chat())
+            await eventually(lambda: lane.load.waiting == 1 and not lane.load.in_flight, "it waits")
+            late = asyncio.create_task(gateway.chat())
+            await eventually(lambda: lane.load.waiting == 2, "so does the next one")
+            await engine.start(port)
+            assert [(await each).status_code for each in (early, late)] == [200, 200], "and nobody has told the gateway"
+            assert (await gateway.chat()).status_code == 200
+
+    run(scenario)
+
+
+def test_nobody_waits_for_an_engine_that_ended_while_another_works() -> None:
+    async def scenario() -> None:
+        async with engines(2) as [ended, good], rig(model("support", ended, good)) as gateway:
+            await ended.stop()
+            answers = [await gateway.chat() for _ in range(10)]
+            assert {answer.status_code for answer in answers} == {200}
+            assert len(good.seen) == 10
+
+    run(scenario)
+
+
+def test_who_waits_for_an_engine_that_ended_waits_no_longer_than_for_one_that_sleeps() -> None:
+    async def scenario() -> None:
+        async with engines() as [engine], rig(model("support", engine, hold_seconds=0.3)) as gateway:
+            await engine.stop()
+            response = await gateway.chat()
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "model_not_ready")
+
+    run(scenario)
