@@ -118,11 +118,13 @@ def started(
     port: int,
     home: str = SYSTEM,
     kubeconfig: Path | None = None,
+    clock: str = "",
     **config: Any,
 ) -> subprocess.Popen[bytes]:
     """An operator process with its Lease in the namespace `home`; its log is `NAME.log`.
 
-    It goes through the proxy, unless a kubeconfig of its own is given.
+    It goes through the proxy, unless a kubeconfig of its own is given. With `clock`, such as `+1h`, its wall clock is
+    as wrong as that; monotonic clocks, which know no date, are not.
     """
     settings = directory / f"{name}.config"
     settings.write_text(json.dumps(configuration(**config)))
@@ -135,6 +137,9 @@ def started(
         "POD_NAME": name,
         "PYTHONPATH": str(ROOT / "operator"),
     }
+    if clock:
+        [library] = tools.unpacked("libfaketime").glob("usr/lib/*/faketime/libfaketime.so.1")
+        environment |= {"LD_PRELOAD": str(library), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     with (directory / f"{name}.log").open("ab") as log:
         # With the packages of its image: kopf imports whatever client it finds, which takes as long as all the rest.
         command = [str(venv.ensure("operator") / "bin" / "python"), "-m", "llmops"]

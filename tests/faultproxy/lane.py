@@ -66,10 +66,10 @@ class Site:
     ) -> None:
         self.proxy.__exit__(kind, error, trace)
 
-    def start(self, replica: str) -> subprocess.Popen[bytes]:
-        """One operator process, called `replica`, as its pod."""
-        port = free_port("127.0.0.1")
-        return started(self.proxy, self._directory, name=replica, port=port, home=self.name, **self._config)
+    def start(self, replica: str, *, clock: str = "") -> subprocess.Popen[bytes]:
+        """One operator process, called `replica`, as its pod; `clock` is what its own is wrong by."""
+        port, home = free_port("127.0.0.1"), self.name
+        return started(self.proxy, self._directory, name=replica, port=port, home=home, clock=clock, **self._config)
 
     def log(self, replica: str) -> Path:
         return self._directory / f"{replica}.log"
