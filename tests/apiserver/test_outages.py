@@ -11,6 +11,7 @@ import pytest
 from hack.cluster.controlplane import ControlPlane
 from hack.waiting import eventually
 from llmops.shell.handlers import WATCHED
+from llmops.shell.leadership import LEASE_SECONDS
 from tests.apiserver.operating import own_plane
 from tests.apiserver.points import BACKUP, Space
 from tests.faultproxy.faults import Fault
@@ -32,6 +33,7 @@ def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_mo
     hows: dict[leader.How, int] = {signal.SIGTERM: 1, signal.SIGSTOP: 1, leader.CUT_OFF: 1}
     times, violations, _ = leader.measured(plane, directory, hows, pairs=1)
     assert [len(each) for each in times.values()] == [1, 1, 1]
+    assert times[signal.SIGTERM][0] < LEASE_SECONDS / 2, "one that is told to go gives the Lease back"
     assert violations == []
 
 

@@ -224,9 +224,10 @@ class Process:
             await asyncio.gather(worker, watcher, return_exceptions=True)
 
     async def _listen(self) -> None:
-        """Hear of our kinds through kopf until stopped.
+        """Hear of our kinds through kopf until cancelled.
 
-        An error that the API server sends into a watch ends kopf; listening again costs a list of each kind.
+        An error that the API server sends into a watch ends kopf; listening again costs a list of each kind. kopf gets
+        no flag to stop at: it would then wait five seconds for all tasks of this process, while the Lease is held.
         """
         while True:
             try:
@@ -237,7 +238,6 @@ class Process:
                     memories=handlers.Forgetful(),
                     clusterwide=not self._config.namespaces,
                     namespaces=self._config.namespaces,
-                    stop_flag=self.stop,
                     ready_flag=self._ready,
                 )
             except WatchingError as error:
