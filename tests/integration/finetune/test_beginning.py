@@ -1,4 +1,4 @@
-"""A training pod that is told to go while it still imports, which takes seconds, goes at once."""
+"""A pod of a training job that is told to go while it still imports, which takes seconds, goes at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ while True:
     except Exception:
         pass
 """
-JOB, LAUNCHER = "llmops_serving.jobs.finetune", "llmops_serving.jobs.finetune.launch"
+JOB, LAUNCHER, DATASET = (f"llmops_serving.jobs.{name}" for name in ("finetune", "finetune.launch", "dataset"))
+SPEC = {"baseModel": {"source": "hf://o/m"}, "dataset": {"source": "pvc://data/t.jsonl"}}
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs a process namespace of its own")
@@ -35,6 +36,7 @@ JOB, LAUNCHER = "llmops_serving.jobs.finetune", "llmops_serving.jobs.finetune.la
         pytest.param(JOB, "pydantic", None, id="before it reads its arguments"),
         pytest.param(JOB, "torch", "Interrupted", id="before it trains"),
         pytest.param(LAUNCHER, "torch", None, id="before it starts its processes"),
+        pytest.param(DATASET, "torch", None, id="before it checks rows"),
     ],
 )
 def test_a_pod_that_imports_still_goes_when_told(module: str, slow: str, says: str | None, tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_a_pod_that_imports_still_goes_when_told(module: str, slow: str, says: s
     (tmp_path / f"{slow}.py").write_text(SLOW)
     paths = os.pathsep.join([str(tmp_path), *(str(REPOSITORY / source) for source in ("operator", "serving"))])
     told = tmp_path / "termination"
-    arguments = ["--spec={}", f"--job={tmp_path}", f"--model={tmp_path}", f"--termination-log={told}"]
+    arguments = [f"--spec={json.dumps(SPEC)}", f"--job={tmp_path}", f"--model={tmp_path}", f"--termination-log={told}"]
     command = [sys.executable, "-m", module, *(["--standalone", "-m", JOB] if module == LAUNCHER else []), *arguments]
     container = ["unshare", "--pid", "--fork", "--kill-child", *command]
     with subprocess.Popen(container, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE) as outside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from llmops_serving.jobs.dataset import check, fetch, formats, size
 from llmops_serving.jobs.dataset.rendering import Renderer
 from llmops_serving.jobs.ending import Ended, Stopped, ended, log_to_stdout
 from llmops_serving.jobs.imports import heavy
+from llmops_serving.jobs.outcome import EXIT_INTERRUPTED
 from llmops_serving.jobs.redaction import secrets_of
 
 log = structlog.get_logger()
@@ -99,6 +101,8 @@ def _mounted(file: Path, source: str) -> Path:
 def run(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     options = arguments().parse_args(argv)
     os.environ |= {"HOME": "/tmp", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}  # noqa: S108 - the pod's own
+    # The next pod reads the rows again. Without a handler a container's first process would not hear of it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_INTERRUPTED))
     secrets = secrets_of(environment)
     log_to_stdout(secrets)
     result = ended(lambda: dataset(options, environment), secrets, options.termination_log)
