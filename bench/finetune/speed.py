@@ -24,6 +24,8 @@ Json = dict[str, Any]
 def speed(python: Path, model: Path, scratch: Path, *, rows: int, rounds: int) -> Json:
     """Each leg trains one epoch of the same rows, in turns; the figures are medians over the rounds.
 
+    Ratios are taken within a round, whose legs ran next to each other: what else runs comes and goes.
+
     Seconds of CPU are compared, too: on a machine that has other work they mean more than those of the clock.
     """
     folder = scratch / "data"
@@ -38,14 +40,13 @@ def speed(python: Path, model: Path, scratch: Path, *, rows: int, rounds: int) -
             speeds = f"{made['tokens'] / made['wall_seconds']:.0f} by clock, {made['tokens'] / made['cpu_seconds']:.0f}"
             print(f"{leg}, tokens per second: {speeds} of processor", file=sys.stderr, flush=True)
     legs = {leg: _summary(results) for leg, results in found.items()}
-    ours, hf, trl = (legs[leg] for leg in LEGS)
-    apart = max(abs(a - b) for a, b in zip(ours["losses"], hf["losses"], strict=True))
+    apart = max(abs(a - b) for a, b in zip(legs["ours"]["losses"], legs["hf"]["losses"], strict=True))
     return {
         "model": model.name,
         "rows": rows,
         "legs": {name: {key: value for key, value in leg.items() if key != "losses"} for name, leg in legs.items()},
-        "times_hf": _ratio(ours, hf),
-        "times_trl_packing": _ratio(ours, trl),
+        "times_hf": _ratio(found["ours"], found["hf"]),
+        "times_trl_packing": _ratio(found["ours"], found["trl"]),
         "losses_apart_from_hf_at_most": round(apart, 5),
         "held_out_loss": {name: round(leg["held_out_loss"], 4) for name, leg in legs.items()},
         "goals": {"times_hf": 3.0, "times_trl_packing": 1.2},
@@ -107,19 +108,24 @@ def _run(python: Path, model: Path, scratch: Path, leg: str, *arguments: str) ->
     return subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def _speed(result: Json, seconds: str) -> float:
+    return float(result["tokens"] / result[seconds])
+
+
 def _summary(results: list[Json]) -> Json:
     return {
         "bf16": results[0]["bf16"],
         "tokens": results[0]["tokens"],
-        "tokens_per_second": round(statistics.median(one["tokens"] / one["wall_seconds"] for one in results)),
-        "tokens_per_cpu_second": round(statistics.median(one["tokens"] / one["cpu_seconds"] for one in results)),
+        "tokens_per_second": round(statistics.median(_speed(one, "wall_seconds") for one in results)),
+        "tokens_per_cpu_second": round(statistics.median(_speed(one, "cpu_seconds") for one in results)),
         "losses": results[0]["losses"],
         "held_out_loss": results[0]["held_out_loss"],
     }
 
 
-def _ratio(ours: Json, other: Json) -> dict[str, float]:
+def _ratio(ours: list[Json], others: list[Json]) -> dict[str, float]:
+    rounds = list(zip(ours, others, strict=True))
     return {
-        "by_clock": round(ours["tokens_per_second"] / other["tokens_per_second"], 2),
-        "by_cpu": round(ours["tokens_per_cpu_second"] / other["tokens_per_cpu_second"], 2),
+        name: round(statistics.median(_speed(one, seconds) / _speed(other, seconds) for one, other in rounds), 2)
+        for name, seconds in (("by_clock", "wall_seconds"), ("by_cpu", "cpu_seconds"))
     }
