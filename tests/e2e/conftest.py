@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from hack.cluster.provider import choose, providers
 from hack.demo.__main__ import forwarded
 from hack.demo.install import ONE_PROCESS, ROOT, Platform, installed
 from hack.waiting import eventually
+from tests.faultproxy.lane import client_of
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -35,6 +37,12 @@ GPU_PROFILE = {
 }
 
 
+PATHS = {
+    "llmd": "/apis/llmops.dev/v1alpha1/namespaces/{}/llmdeployments",
+    "ftj": "/apis/llmops.dev/v1alpha1/namespaces/{}/finetunejobs",
+    "deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "pod": "/api/v1/namespaces/{}/pods",
+}
 UP_BEFORE = pytest.StashKey[bool]()
 
 
@@ -71,6 +79,7 @@ class Space:
     """A namespace that enforces the `restricted` Pod Security level, and what a user does in it."""
 
     platform: Platform
+    client: httpx.Client
     name: str
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
@@ -94,9 +103,11 @@ class Space:
         }
         self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
-    def get(self, what: str, name: str) -> Json:
-        """One object as it is."""
-        found: Json = json.loads(self.kubectl("get", what, name, "-o", "json"))
+    def get(self, what: str, name: str = "", **query: str) -> Json:
+        """One object as it is, or a list. A kubectl for every look would take the processor from what is waited for."""
+        answer = self.client.get(f"{PATHS[what].format(self.name)}/{name}".rstrip("/"), params=query)
+        answer.raise_for_status()
+        found: Json = answer.json()
         return found
 
     def condition(self, name: str, kind: str = "Ready") -> Json:
@@ -121,25 +132,37 @@ class Space:
             pods = self.kubectl("get", "pods", "-o", "wide")
             raise AssertionError(f"{name} is not {kind}/{reason} after {seconds} s but {last}\n{pods}") from late
 
-    def pods(self, name: str) -> list[str]:
-        """Names of the engine pods that are not on their way out."""
+    def engines(self, name: str) -> list[Json]:
+        """The metadata of the engine pods that are not on their way out."""
         labels = f"llmops.dev/deployment={name},app.kubernetes.io/component=engine"
-        listed: Json = json.loads(self.kubectl("get", "pods", "-l", labels, "-o", "json"))
-        return [item["metadata"]["name"] for item in listed["items"] if not item["metadata"].get("deletionTimestamp")]
+        found = [item["metadata"] for item in self.get("pod", labelSelector=labels)["items"]]
+        return [metadata for metadata in found if not metadata.get("deletionTimestamp")]
+
+    def pods(self, name: str) -> list[str]:
+        """Their names."""
+        return [metadata["name"] for metadata in self.engines(name)]
+
+
+@pytest.fixture(scope="session")
+def client(platform: Platform) -> Iterator[httpx.Client]:
+    """HTTP to the API server as an administrator."""
+    with client_of(platform.provider.kubeconfig) as client:
+        yield client
 
 
 @pytest.fixture
-def space(platform: Platform, request: pytest.FixtureRequest) -> Iterator[Space]:
+def space(platform: Platform, client: httpx.Client, request: pytest.FixtureRequest) -> Iterator[Space]:
     """A namespace of the test's own, gone afterwards."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:40].strip("-")
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     platform.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
-    yield Space(platform, name)
+    space = Space(platform, client, name)
+    yield space
     platform.kubectl("delete", "namespace", name, "--wait=false")
     # A pod that drains would keep its memory and its accelerator from the next test.
     platform.kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false")
-    eventually(lambda: not platform.kubectl("get", "pods", "-n", name, "-o", "name") or None, f"no pod in {name}")
+    eventually(lambda: not space.get("pod")["items"], f"no pod in {name}")
 
 
 @pytest.fixture

@@ -38,8 +38,7 @@ def served(space: Space, name: str) -> dict[str, int]:
     """How many pods announce and prove each adapter."""
     status = space.get("llmd", name).get("status", {})
     announced = [
-        space.get("pod", pod)["metadata"].get("annotations", {}).get("llmops.dev/adapters", "").split(",")
-        for pod in space.pods(name)
+        metadata.get("annotations", {}).get("llmops.dev/adapters", "").split(",") for metadata in space.engines(name)
     ]
     return {
         each["name"]: min(each["readyReplicas"], sum(each["name"] in names for names in announced))
@@ -102,7 +101,7 @@ def test_an_evicted_run_goes_on_from_its_last_step(space: Space) -> None:
 
     eventually(lambda: 5 <= progress().get("step", 0) < 60, "some steps", 900)
     labels = "llmops.dev/finetunejob=captain-style,app.kubernetes.io/component=training"
-    pod = space.get("pods", f"-l={labels}")["items"][0]["metadata"]["name"]
+    pod = space.get("pod", labelSelector=labels)["items"][0]["metadata"]["name"]
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": space.name}}
     path = f"/api/v1/namespaces/{space.name}/pods/{pod}/eviction"
     space.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
@@ -110,7 +109,7 @@ def test_an_evicted_run_goes_on_from_its_last_step(space: Space) -> None:
     end = eventually(lambda: over(space, "captain-style"), "the end of the job", 900)
     assert end["reason"] == "Completed", end
     assert (progress()["step"], progress()["restarts"]) == (60, 1)
-    second = space.get("pods", f"-l={labels}")["items"][-1]["metadata"]["name"]
+    second = space.get("pod", labelSelector=labels)["items"][-1]["metadata"]["name"]
     lines = [json.loads(line) for line in space.kubectl("logs", second).splitlines() if line.startswith("{")]
     assert next(line["step"] for line in lines if line["event"] == "training") > 0
 

@@ -56,15 +56,15 @@ def test_a_sleeping_model_holds_the_request_wakes_and_answers(space: Space, gate
 def test_an_engine_that_still_starts_goes_as_soon_as_it_is_told_to(space: Space) -> None:
     """A slip is put right at once: nobody waits for what it had begun, least of all for a pod's grace period."""
     space.apply("hasty")
-    pods = ("get", "pods", "-l", "app.kubernetes.io/component=engine", "-o", "json")
+    engines = {"labelSelector": "app.kubernetes.io/component=engine"}
 
     def starting() -> bool:
-        states = [pod["status"].get("containerStatuses", []) for pod in json.loads(space.kubectl(*pods))["items"]]
+        states = [pod["status"].get("containerStatuses", []) for pod in space.get("pod", **engines)["items"]]
         return any("running" in container["state"] for state in states for container in state)
 
     eventually(starting, "an engine that starts")
     space.kubectl("scale", "llmd/hasty", "--replicas=0")
-    eventually(lambda: not json.loads(space.kubectl(*pods))["items"], "no engine", 90)
+    eventually(lambda: not space.get("pod", **engines)["items"], "no engine", 90)
 
 
 def test_a_model_in_an_image_is_mounted_and_answers(space: Space, platform: Platform, gateway: str) -> None:
