@@ -34,7 +34,7 @@ SHARED := -n 3 --dist loadfile --no-loadscope-reorder tests/integration tests/ap
 test: venv tools images ## All tiers, on a real API server and a real node
 	@$(BIN)/pytest $(PATIENT) -m 'not long' $(SHARED)
 	@$(MAKE) --no-print-directory test-compiled
-	@$(BIN)/pytest $(PATIENT) -m 'not long' -n 2 --dist loadfile tests/e2e
+	@$(BIN)/pytest $(PATIENT) -m 'not long' -n 3 --dist loadfile tests/e2e
 
 test-long: venv tools images ## What kills, waits and trains for longer: CI runs both
 	@$(BIN)/pytest $(PATIENT) -m long $(SHARED)

@@ -111,11 +111,14 @@ def values(images: dict[str, str], profiles: dict[str, object]) -> dict[str, obj
     more = json.loads(json.dumps(profiles).replace("IMAGE", images["engine-cpu"]))
     operator, serving = (_split(images[name]) for name in ("operator", "serving"))
     trainer = images.get("trainer")
+    # Small requests: the node may have two cores, for engines and jobs that are all equal.
+    requests = {"requests": {"cpu": "100m"}}
+    cpu = {"image": images["engine-cpu"], "env": ONE_PROCESS, "pricePerHour": "0.36", "resources": requests}
     return {
         **({"trainer": {"image": _split(trainer)}} if trainer else {}),
         "operator": {"image": operator},
         "serving": {"image": serving},
-        "profiles": {"cpu": {"image": images["engine-cpu"], "env": ONE_PROCESS, "pricePerHour": "0.36"}, **more},
+        "profiles": {"cpu": cpu, **more},
         "sources": {"huggingFaceEndpoint": f"http://demo-hub.{HUB}.svc", "allowPrivateNetworks": True},
     }
 
