@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import dedent
 from typing import Any
 
@@ -45,11 +46,13 @@ def drift_groups(
     alerts = _Alerts(scores, duration(persistence_seconds), runbooks)
     suffix = () if watched.adapter is None else (watched.adapter,)
     name = "-".join(("llmops-drift", watched.namespace, watched.model, *suffix))
-    now = [*scores.rules(), alerts.drifted(), alerts.unscored(), *alerts.unseen()]
-    # Nothing urgent hangs on the second group: a new baseline is compared with four evaluations later.
+    now = [*scores.rules(), alerts.drifted()]
+    # Nothing urgent hangs on the second group: a new baseline is compared with four evaluations later, and what is
+    # missing is told after half an hour.
+    beside = [*scores.companions(), alerts.unscored(), *alerts.unseen()]
     return [
         {"name": name, "interval": duration(evaluation_seconds(window)), "rules": now},
-        {"name": f"{name}-companions", "interval": duration(companion_seconds(window)), "rules": scores.companions()},
+        {"name": f"{name}-companions", "interval": duration(companion_seconds(window)), "rules": beside},
     ]
 
 
@@ -73,17 +76,15 @@ class _Alerts:
     def drifted(self) -> Rule:
         own, literal = self.scores.own, self.scores.literal
         score, bar = own(series.DEBIASED), literal(series.THRESHOLD)
-        noise = self.scores.noise(literal(series.REFERENCE))
         then = {"alertname": "LLMTrafficDrift", "alertstate": "firing", "adapter": ""} | self.watched.labels
         expression = f"""
             {score} > on {SIGNAL} {bar}
-              and on (baseline) ({score} / on {SIGNAL} {noise} > on (baseline) {literal(series.CRITICAL)})
               and on (baseline) ({own(series.SAMPLES)} >= on (baseline) {literal(series.ENOUGH)})
               unless on (baseline) (
                 {own(series.LAST_WEEK)} <= on {SIGNAL} {bar}
                   and on (baseline) ({score} <= on (baseline) {WEEK_TOLERANCE} * {bar})
                   unless on (signal) ALERTS{{{matchers(then)}}} offset 1w
-              )"""
+              ){self.insignificant()}"""
         share, expected = _its(series.SHARE), f"last_over_time({_its(series.EXPECTED)}[{self.scores.behind}])"
         terms = f"({share} - on (bin) {expected}) * on (bin) ln({share} / on (bin) {expected})"
         return self.alert(
@@ -98,6 +99,17 @@ class _Alerts:
             f'({{{{ printf "%.3f" .Value }}}}) {{{{ end }}}}of {{{{ range query {_of_alert(_its(series.SAMPLES))} }}}}'
             f'{{{{ printf "%.0f" .Value }}}}{{{{ end }}}} requests in {self.scores.window}.',
         )
+
+    def insignificant(self) -> str:
+        """The floor of significance, for the signals for which the other bars are no higher."""
+        doubtful = self.scores.doubtful
+        if not doubtful:
+            return ""
+        literal = partial(self.scores.literal, only=doubtful)
+        noise = self.scores.noise(literal(series.REFERENCE), only=doubtful)
+        score = self.scores.own(series.DEBIASED, only=doubtful)
+        return f"""
+              unless on (baseline) ({score} / on {SIGNAL} {noise} <= on (baseline) {literal(series.CRITICAL)})"""
 
     def unscored(self) -> Rule:
         """Traffic without a score, which would otherwise disarm the alert in silence."""

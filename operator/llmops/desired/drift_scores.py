@@ -30,6 +30,7 @@ Rule = dict[str, Any]
 EXPECTED = "llmops:drift_baseline_share"
 REFERENCE = "llmops:drift_baseline_samples"
 THRESHOLD = "llmops:drift_threshold"
+DEGREES = "llmops:drift_degrees"  # of freedom: one less than there are bins, K - 1
 CRITICAL = "llmops:drift_excess_critical"  # by how much chi-square must pass its expectation, K - 1
 ENOUGH = "llmops:drift_min_samples"
 # Recorded.
@@ -131,10 +132,12 @@ class Scores:
     def frozen(self, baseline: FrozenBaseline) -> list[Rule]:
         bars = {
             THRESHOLD: baseline.threshold,
-            CRITICAL: baseline.chi_square_critical - len(baseline.bins) + 1,
+            DEGREES: len(baseline.bins) - 1,
             ENOUGH: baseline.min_samples,
             REFERENCE: baseline.samples,
         }
+        if baseline in self.doubtful:
+            bars[CRITICAL] = _excess(baseline)
         ranges = SERIES[baseline.signal].is_histogram
         return [
             *(
@@ -163,9 +166,17 @@ class Scores:
     def expected(self) -> str:
         return self.literal(EXPECTED)
 
-    def bins(self, by: str = "(baseline)") -> str:
-        """How many bins each baseline has."""
-        return f"count by {by} ({self.expected})"
+    @property
+    def doubtful(self) -> tuple[FrozenBaseline, ...]:
+        """Those whose score may lie over the threshold, of enough requests, and yet be what sampling alone makes.
+
+        Of all others the third bar follows from the first two: what sampling makes is largest in the smallest sample.
+        """
+        return tuple(
+            each
+            for each in self.baselines
+            if _excess(each) * (1 / each.min_samples + 1 / each.samples) > each.threshold
+        )
 
     # -- counting ------------------------------------------------------------------------------------------------
 
@@ -228,7 +239,7 @@ class Scores:
     def share(self, then: str = "") -> str:
         """Smoothed share of each bin, as the baseline's are: (c + 0.5) / (N + 0.5 K)."""
         samples = f"({self.samples(then)})" if then else self.own(SAMPLES)
-        whole = f"(({samples} > 0) + on (baseline) 0.5 * {self.bins()})"
+        whole = f"(({samples} > 0) + on (baseline) 0.5 * ({self.literal(DEGREES)} + 1))"
         return f"(clamp_min({self.counts(then)}, 0) + 0.5)\n/ on (baseline) group_left () {whole}"
 
     # -- comparing -----------------------------------------------------------------------------------------------
@@ -237,13 +248,13 @@ class Scores:
         """Debiased PSI against a reference: its shares and its sample; absent for a baseline with `lost` bins."""
         share = self.own(SHARE)
         terms = f"({share} - on {BIN} {reference}) * on {BIN} ln({share} / on {BIN} {reference})"
-        bias = f"(count by {SIGNAL} ({share}) - 1) * on {SIGNAL} {self.noise(samples)}"
+        bias = f"{self.literal(DEGREES)} * on {SIGNAL} {self.noise(samples)}"
         score = f"sum by {SIGNAL} ({terms})" + (f"\nunless on (baseline) ({lost})" if lost else "")
         return f"({score})\n- on {SIGNAL} {bias}"
 
-    def noise(self, reference: str) -> str:
+    def noise(self, reference: str, only: Iterable[FrozenBaseline] | None = None) -> str:
         """Times K - 1, what sampling alone adds to PSI on average; PSI in units of it follows chi-square."""
-        return f"(1 / {self.own(SAMPLES)} + on {SIGNAL} 1 / {reference})"
+        return f"(1 / {self.own(SAMPLES, only=only)} + on {SIGNAL} 1 / {reference})"
 
     @property
     def debiased(self) -> str:
@@ -259,7 +270,10 @@ class Scores:
         """The same against that hour of last week; absent until that hour held enough requests."""
         then, samples = f"({self.share(LAST)})", f"({self.samples(LAST)})"
         enough = f"({samples} >= on (baseline) {self.literal(ENOUGH)})"
-        lost = f"{self.own(SHARE)} unless on {BIN} {then}"
+        lost = ""
+        if self.histograms:
+            upto, before = (self.own(CUMULATIVE + each, only=self.histograms) for each in ("", LAST))
+            lost = f"{upto} unless on (baseline, hi) {before}"
         return f"({self.scored(then, samples, lost)})\nand on (baseline) {enough}"
 
     @property
@@ -282,6 +296,11 @@ class Scores:
         cumulative, samples, psi = (self.own(name, only=[baseline]) for name in (CUMULATIVE, SAMPLES, DEBIASED))
         shares = f"{cumulative} / on () group_left () {samples}"
         return f"max(abs({shares} - on (hi) (\n{literals}))) and on () {psi}"
+
+
+def _excess(baseline: FrozenBaseline) -> float:
+    """By how much chi-square must pass its expectation."""
+    return baseline.chi_square_critical - len(baseline.bins) + 1
 
 
 def _literal(text: str) -> str:
