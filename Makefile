@@ -28,8 +28,9 @@ demo-down: ## Undo it: no process, mount, interface or file stays outside the ca
 # A wrong answer fails at once.
 PATIENT := --reruns 1 --rerun-show-tracebacks --only-rerun '(Timeout\w*|CalledProcessError|ConnectError):|not (true )?within'
 
-# What starts processes mostly waits for them, so there is a worker more than there are cores, and it comes first.
-SHARED := -n 3 --dist loadfile --no-loadscope-reorder tests/integration tests/apiserver tests/golden tests/unit
+# What starts processes mostly waits for them, so there is a worker more than there are cores; what waits longest, for
+# its API server, comes first.
+SHARED := -n 3 --dist loadfile --no-loadscope-reorder tests/apiserver tests/integration tests/golden tests/unit
 
 test: venv tools images ## All tiers, on a real API server and a real node
 	@$(BIN)/pytest $(PATIENT) -m 'not long' $(SHARED)

@@ -63,7 +63,7 @@ def test_a_change_is_followed_soon_after_an_error_in_every_watch(
 
 
 def test_updates_survive_a_storm_of_conflicts(plane: ControlPlane, directory: Path) -> None:
-    found = storm.stormed(plane, directory, "conflicts", Fault.CONFLICT, 6)
+    found = storm.stormed(plane, directory, "conflicts", Fault.CONFLICT, 3)
     assert found["refused"] > 0
     assert found["lost"] == 0
 
