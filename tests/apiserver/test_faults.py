@@ -31,6 +31,7 @@ def references(plane: ControlPlane, directory: Path, pods: PodStatuses) -> dict[
     return runs.references(plane, directory, pods)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)  # a machine that also does something else starts an operator in a minute
 def test_a_fault_at_any_write_changes_nothing_in_the_end(
     plane: ControlPlane, directory: Path, pods: PodStatuses, references: dict[str, Reference]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from hack.cluster import tools
@@ -72,6 +73,7 @@ def with_new_fields(properties: Json) -> None:
     properties["status"]["properties"]["brandNew"] = {"type": "string"}
 
 
+@pytest.mark.long
 def test_up_and_down_again_restarts_nothing_and_cuts_nobody(plane: ProxiedPlane, directory: Path) -> None:
     namespace = "updown"
     plane.kubectl("create", "namespace", namespace)

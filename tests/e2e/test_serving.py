@@ -75,6 +75,7 @@ def test_a_model_in_an_image_is_mounted_and_answers(space: Space, platform: Plat
     assert not space.kubectl("get", "jobs,pvc", "-o", "name")  # nothing was downloaded, nothing is stored twice
 
 
+@pytest.mark.long
 def test_two_deployments_of_one_model_share_a_volume_that_can_be_shared(space: Space, gateway: str) -> None:
     storage = {"size": "1Gi", "accessMode": "ReadWriteMany"}
     space.apply("first", model={"source": MODEL, "storage": storage}, replicas=0)
