@@ -42,7 +42,7 @@ test-long: venv tools images ## What kills, waits and trains for longer: CI runs
 	@$(BIN)/pytest $(PATIENT) -m long -n 2 --dist loadfile tests/e2e
 
 test-compiled: venv ## The gateway's tests on its compiled data path, as it is in its image
-	@$(BIN)/pytest $(PATIENT) -n 2 -o "pythonpath=operator $$($(BIN)/python -m hack.compiled) ." tests/unit/test_gateway_*.py tests/integration/gateway
+	@$(BIN)/pytest $(PATIENT) -n 3 -o "pythonpath=operator $$($(BIN)/python -m hack.compiled) ." tests/unit/test_gateway_*.py tests/integration/gateway
 
 test-fast: venv ## What needs no cluster
 	@$(BIN)/pytest tests/unit tests/golden
