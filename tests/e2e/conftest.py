@@ -118,7 +118,7 @@ class Space:
                 return dict(entry)
         return {}
 
-    def wait(self, name: str, reason: str, kind: str = "Ready", seconds: float = 420) -> Json:
+    def wait(self, name: str, reason: str, kind: str = "Ready", seconds: float = 600) -> Json:
         """The condition as soon as it has this reason."""
         last: Json = {}
 

@@ -9,13 +9,16 @@ import pytest
 from hack.waiting import eventually
 from tests.e2e.conftest import Space, ask
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def test_the_third_of_two_gpus_waits_and_says_what_is_free(space: Space, gpus: Callable[[int], None]) -> None:
+    def both_are_ready() -> bool:
+        return bool(space.get("llmd", "pair").get("status", {}).get("readyReplicas") == 2)
+
     gpus(2)
     space.apply("pair", accelerator={"profile": "gpu"}, replicas=2)
-    eventually(lambda: space.get("llmd", "pair").get("status", {}).get("readyReplicas") == 2, "two ready replicas")
+    eventually(both_are_ready, "two ready replicas", 600)
     space.apply("third", accelerator={"profile": "gpu"})
     waiting = space.wait("third", "WaitingForGPU")
     assert waiting["status"] == "False"

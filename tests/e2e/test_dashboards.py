@@ -86,7 +86,7 @@ def prometheus(space: Space, platform: Platform, tmp_path: Path) -> Iterator[Scr
     process.wait(30)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_panel_shows_data(prometheus: Scraper, space: Space, gateway: str) -> None:
     def talk() -> None:
         chat(gateway, "seen", "What is a list?")

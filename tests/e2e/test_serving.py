@@ -13,7 +13,7 @@ from hack.demo.install import RELEASE, SYSTEM, Platform, run
 from hack.waiting import eventually
 from tests.e2e.conftest import MODEL, Space, ask
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 
 def test_an_applied_model_answers_also_the_charts_test_and_its_deletion_leaves_nothing(
