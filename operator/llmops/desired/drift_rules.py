@@ -76,19 +76,17 @@ class _Alerts:
     def drifted(self) -> Rule:
         own, literal = self.scores.own, self.scores.literal
         score, bar = own(series.DEBIASED), literal(series.THRESHOLD)
-        then = {"alertname": "LLMTrafficDrift", "alertstate": "firing", "adapter": ""} | self.watched.labels
         expression = f"""
             {score} > on {SIGNAL} {bar}
               and on (baseline) ({own(series.SAMPLES)} >= on (baseline) {literal(series.ENOUGH)})
               unless on (baseline) (
                 {own(series.LAST_WEEK)} <= on {SIGNAL} {bar}
                   and on (baseline) ({score} <= on (baseline) {WEEK_TOLERANCE} * {bar})
-                  unless on (signal) ALERTS{{{matchers(then)}}} offset 1w
               ){self.insignificant()}"""
         share, expected = _its(series.SHARE), f"last_over_time({_its(series.EXPECTED)}[{self.scores.behind}])"
         terms = f"({share} - on (bin) {expected}) * on (bin) ln({share} / on (bin) {expected})"
         return self.alert(
-            "LLMTrafficDrift",
+            series.DRIFT_ALERT,
             expression,
             {},
             held=self.held,

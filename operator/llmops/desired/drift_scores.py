@@ -40,6 +40,7 @@ DEBIASED = "llmops:drift_psi_debiased"
 CUMULATIVE = "llmops:drift_cumulative"
 COUNT = "llmops:drift_count"
 LAST_WEEK = "llmops:drift_psi_last_week"
+DRIFT_ALERT = "LLMTrafficDrift"
 LAST = "_last_week"  # at the end of a name: the same of that hour
 
 SIGNAL = "(signal, baseline)"
@@ -249,7 +250,7 @@ class Scores:
         share = self.own(SHARE)
         terms = f"({share} - on {BIN} {reference}) * on {BIN} ln({share} / on {BIN} {reference})"
         bias = f"{self.literal(DEGREES)} * on {SIGNAL} {self.noise(samples)}"
-        score = f"sum by {SIGNAL} ({terms})" + (f"\nunless on (baseline) ({lost})" if lost else "")
+        score = f"sum without (bin) ({terms})" + (f"\nunless on (baseline) ({lost})" if lost else "")
         return f"({score})\n- on {SIGNAL} {bias}"
 
     def noise(self, reference: str, only: Iterable[FrozenBaseline] | None = None) -> str:
@@ -259,22 +260,30 @@ class Scores:
     @property
     def debiased(self) -> str:
         """Edges can be lost, categories cannot: those that are not there were not used."""
-        lost = ""
-        if self.histograms:
-            expected, share = self.literal(EXPECTED, only=self.histograms), self.own(SHARE, only=self.histograms)
-            lost = f"{expected} unless on {BIN} {share}"
-        return self.scored(self.expected, self.literal(REFERENCE), lost)
+        return self.scored(self.expected, self.literal(REFERENCE), self.lost(CUMULATIVE))
+
+    def lost(self, upto: str) -> str:
+        """The baselines whose edges are not all there: there are as many as bins."""
+        if not self.histograms:
+            return ""
+        edges, degrees = self.own(upto, only=self.histograms), self.literal(DEGREES, only=self.histograms)
+        return f"count by (baseline) ({edges}) <= on (baseline) {degrees}"
 
     @property
     def last_week(self) -> str:
-        """The same against that hour of last week; absent until that hour held enough requests."""
+        """The same against that hour of last week; absent if it held too few requests, or alarmed itself."""
         then, samples = f"({self.share(LAST)})", f"({self.samples(LAST)})"
         enough = f"({samples} >= on (baseline) {self.literal(ENOUGH)})"
-        lost = ""
-        if self.histograms:
-            upto, before = (self.own(CUMULATIVE + each, only=self.histograms) for each in ("", LAST))
-            lost = f"{upto} unless on (baseline, hi) {before}"
-        return f"({self.scored(then, samples, lost)})\nand on (baseline) {enough}"
+        return (
+            f"({self.scored(then, samples, self.lost(CUMULATIVE + LAST))})\nand on (baseline) {enough}\n"
+            f"unless on (signal) {self.alarmed}"
+        )
+
+    @property
+    def alarmed(self) -> str:
+        """The signals that alarmed at that time: what was a drift then is no excuse now."""
+        then = {"alertname": DRIFT_ALERT, "alertstate": "firing", "adapter": ""} | self.watched.labels
+        return f"ALERTS{{{matchers(then)}}} offset 1w"
 
     @property
     def jensen_shannon(self) -> str:
