@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 ALIGNMENT: Final = 4096  # of memory, length and offset: what every disk's logical block divides
 CACHED_BYTES: Final = 64 << 10  # smaller files are read through the cache: what is near them is wanted next
 BLOCK_BYTES: Final = 4 << 20
-BLOCKS: Final = 4
+BLOCKS: Final = 8  # a disk that others use, too, stops for tens of milliseconds
 
 Memory = NDArray[np.uint8]
 

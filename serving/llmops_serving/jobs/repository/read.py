@@ -28,6 +28,7 @@ from llmops_serving.jobs.repository.write import Progress
 from llmops_serving.jobs.weights.names import MARKER
 
 WORKERS: Final = 4  # each holds a stored and a plain piece; more would not fit into 300 MB
+AHEAD: Final = 2  # pieces that wait for a worker or for the disk, so that neither waits for the other
 SPARE_BYTES: Final = 16 << 20
 
 Fetch = Callable[[FileEntry, Path], None]  # writes the file that a pointer names; its digest is checked afterwards
@@ -88,7 +89,7 @@ def restore(
                     forward = (
                         (lambda within, before=done: progress(before + within, manifest.bytes)) if progress else None
                     )
-                    reader = _Reader(repository, staging, pool, workers, memory, forward)
+                    reader = _Reader(repository, staging, pool, workers + AHEAD, memory, forward)
                     done += file.bytes
                     reused += reader.pointer(file, fetch) if file.pointer else reader.file(file)
             except BaseException:
