@@ -56,7 +56,7 @@ def _chosen(options: argparse.Namespace) -> tuple[str, list[Path]]:
         return "given", models.given(options.models)
     if options.synthetic:
         return "SYNTHETIC", models.synthetic(CACHE / f"synthetic-{options.synthetic}", options.synthetic)
-    return "trained", models.trained(CACHE / "trained")
+    return "trained", models.trained(CACHE / "trained-1g")
 
 
 if __name__ == "__main__":

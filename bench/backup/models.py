@@ -52,7 +52,7 @@ def synthetic(folder: Path, mebibytes: int) -> list[Path]:
 
 
 def trained(folder: Path) -> list[Path]:
-    """A base of 528 MB, five whole fine-tunes and three adapters, trained here by optimizer steps; once, and kept."""
+    """A base of 1.07 GB, five whole fine-tunes and three adapters, trained here by optimizer steps; once, and kept."""
     return given(made(folder, _train))
 
 

@@ -1,6 +1,6 @@
 """Train the models of the comparison, in the trainer's environment: a base, whole fine-tunes of it, adapters on it.
 
-264 million parameters, 528 MB in bf16. Weights are trained in float32 with AdamW and rounded to bf16 when they are
+534 million parameters, 1.07 GB in bf16. Weights are trained in float32 with AdamW and rounded to bf16 when they are
 written, as trainers do. Base and fine-tunes differ by real optimizer steps on real text, at the learning rates that
 whole fine-tunes use; what few steps cannot show is how far a run of days moves.
 """
@@ -53,7 +53,7 @@ def main(folder: Path) -> None:
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """The demo model's, with a shape of its own."""
-    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 18}
+    shape = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 39}
     heads = {"num_attention_heads": 16, "num_key_value_heads": 16}
     return LlamaConfig(**{**config(tokenizer).to_dict(), **shape, **heads, "tie_word_embeddings": False})
 
