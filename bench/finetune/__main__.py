@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 from bench.finetune import data, kills, pods, speed
 from hack.demo.install import installed
 from hack.images import venv
+from hack.images.places import CACHE, ROOT
 from hack.model import place
 from hack.model.__main__ import build
+from hack.model.once import made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.finetune", description=__doc__)
     parser.add_argument("verb", nargs="?", default="speed", choices=["speed", "kills", "pods", "profile"])
-    parser.add_argument("--model", type=Path, help="a model's directory (default: the small model)")
-    parser.add_argument("--rows", type=int, default=192, help="rows of an epoch, of speed")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="a folder (default: 24 million parameters; of kills, the small one)",
+    )
+    parser.add_argument("--rows", type=int, default=96, help="rows of an epoch, of speed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--told", type=int, default=10, help="how often SIGTERM is sent, of kills")
     parser.add_argument("--killed", type=int, default=10, help="how often SIGKILL is sent")
@@ -31,12 +39,21 @@ def main() -> None:
     python = venv.ensure("trainer") / "bin" / "python"
     if options.model is None:
         build()
-        options.model = place.path()
+        options.model = place.path() if options.verb == "kills" else _larger(python)
     scratch = Path(tempfile.mkdtemp(prefix="bench-finetune-"))
     try:
         print(json.dumps(_figures(options, python, scratch), indent=1))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _larger(python: Path) -> Path:
+    def make(folder: Path) -> None:
+        command = [str(python), "-m", "bench.finetune.model", str(place.path()), str(folder)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+
+    return made(CACHE / "bench" / "finetune" / "llama-24m", make)
 
 
 def _figures(options: argparse.Namespace, python: Path, scratch: Path) -> object:
