@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from pathlib import Path
@@ -19,7 +20,7 @@ from llmops_serving.jobs.repository.errors import (
     PointNotFound,
     Unsafe,
 )
-from llmops_serving.jobs.repository.format import PointRef, check_tree, parsed_ref
+from llmops_serving.jobs.repository.format import FILES_LIMIT, FileEntry, Manifest, PointRef, check_tree, parsed_ref
 from llmops_serving.jobs.repository.pointer import PointerMode, pointers
 from llmops_serving.jobs.repository.read import restore
 from llmops_serving.jobs.repository.repository import Repository
@@ -366,6 +367,23 @@ def test_secrets_are_not_taken(repo: Repository, base: Path) -> None:
 def test_paths_that_a_restore_refuses(paths: list[str]) -> None:
     with pytest.raises(Unsafe):
         check_tree(paths)
+
+
+@pytest.mark.parametrize(
+    ("paths", "says"),
+    [
+        pytest.param(["../x"], "refused path", id="a path that leads out"),
+        pytest.param([f"f{number}" for number in range(FILES_LIMIT + 1)], "the limit is", id="no end of files"),
+    ],
+)
+def test_a_point_by_somebody_hostile_with_the_key_is_refused_whole(
+    repo: Repository, tmp_path: Path, paths: list[str], says: str
+) -> None:
+    files = tuple(FileEntry(path, 0, hashlib.sha256().hexdigest(), (), "") for path in paths)
+    repo.commit(Manifest(ref(), files, {}, ""))
+    with pytest.raises(Unsafe, match=says):
+        restore(repo, ref(), tmp_path / "in" / "out")
+    assert not (tmp_path / "in").exists()
 
 
 @pytest.mark.parametrize("text", ["", "../x", "a@b", "A", "a@2026", "a/b", "a@20261101T030000Z@x"])

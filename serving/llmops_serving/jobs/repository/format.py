@@ -207,13 +207,13 @@ def manifest_of(value: Any) -> Manifest:
     """
     try:
         ref = PointRef(str(value["name"]), str(value["point"]))
+        if len(value["files"]) > FILES_LIMIT:
+            raise Unsafe(f"{len(value['files'])} files; the limit is {FILES_LIMIT}")
         files = tuple(_file(entry) for entry in value["files"])
         documents = dict(value["documents"])
         locked_until = str(value["lockedUntil"])
     except (KeyError, TypeError, ValueError) as problem:
         raise Damaged(f"not a manifest: {problem!r}") from problem
-    if len(files) > FILES_LIMIT:
-        raise Unsafe(f"{len(files)} files; the limit is {FILES_LIMIT}")
     check_tree([file.path for file in files])
     return Manifest(ref, files, documents, locked_until)
 
