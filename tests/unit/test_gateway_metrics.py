@@ -1,13 +1,16 @@
-"""One text out of several processes' metrics."""
+"""What is counted, and one text out of several processes' metrics."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmops_serving.gateway.metrics import Metrics, Series, summed
+from llmops import names
+from llmops_serving.gateway.metrics import DURATION_BUCKETS, Histogram, Metrics, Series, summed
 from llmops_serving.gateway.usage import Usage, usage
 
 LABELS = ("namespace", "model", "adapter", "tenant")
@@ -17,6 +20,19 @@ HEAD = "# TYPE llmops_gateway_requests_total counter\n"
 def test_a_count_above_a_million_loses_no_request() -> None:
     one, other = (f'{HEAD}llmops_gateway_requests_total{{code="200"}} {count}\n' for count in (12_345_678, 1))
     assert summed([one, other]) == f'{HEAD}llmops_gateway_requests_total{{code="200"}} 12345679\n'
+
+
+@pytest.mark.parametrize("bounds", [DURATION_BUCKETS, names.TOKEN_BUCKETS, names.LIMIT_BUCKETS])
+@given(data=st.data())
+def test_a_value_is_counted_at_the_lowest_bound_that_is_not_below_it(
+    bounds: tuple[float, ...], data: st.DataObject
+) -> None:
+    value = data.draw(st.sampled_from(bounds) | st.floats(0, 2 * bounds[-1]))
+    histogram = Histogram(bounds)
+    histogram.observe(value)
+    assert histogram.counts == [
+        int(lower < value <= upper) for lower, upper in zip((-1.0, *bounds), (*bounds, float("inf")), strict=True)
+    ]
 
 
 def test_a_sample_of_one_process_is_kept() -> None:
