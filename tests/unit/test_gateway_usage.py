@@ -25,6 +25,39 @@ USAGES: list[tuple[str, bytes, int | None, bool, Usage]] = [
     ("a stream without", b'data: {"finish_reason":"stop"}\n\ndata: [DONE]\n\n', 12, True, Usage(None, 10, "stop")),
     ("a stream that was cut", b'data: {"x"', 5, False, Usage(None, 4, None)),
     ("a null usage", b'{"usage":null}', None, True, Usage(None, None, None)),
+    (
+        "nothing but what the prompt says of it",
+        rb'{"content":"\"usage\":{\"prompt_tokens\":5}"}',
+        None,
+        True,
+        Usage(None, None, None),
+    ),
+    (
+        "details within",
+        (
+            b'"usage":{"prompt_tokens":7,"prompt_tokens_details":{"cached_tokens":4},"total_tokens":9,"completion_tokens":2,'
+            b'"completion_tokens_details":{"reasoning_tokens":1}},"prompt_logprobs":null}'
+        ),
+        None,
+        True,
+        Usage(7, 2, None),
+    ),
+    ("responses", b'"usage":{"input_tokens":7,"output_tokens":3,"total_tokens":10}}', None, True, Usage(7, 3, None)),
+    ("a usage that was cut", b'data: {"usage":{"prompt_tokens":7,"compl', 5, False, Usage(None, 4, None)),
+    (
+        "what is no number",
+        b'"usage":{"prompt_tokens":"7","completion_tokens":true}',
+        None,
+        True,
+        Usage(None, None, None),
+    ),
+    (
+        "a reason behind one that is none",
+        b'"finish_reason": "length"}, {"finish_reason":null}',
+        4,
+        True,
+        Usage(None, 2, "length"),
+    ),
     ("an error", b'{"error":{}}', None, True, Usage(None, None, None)),
 ]
 

@@ -8,18 +8,22 @@ the streamed data events less the two that carry no token, and the prompt tokens
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
-# As vLLM writes it; other orders and names are found field by field.
-_USUAL: Final = re.compile(
-    rb'"usage": ?\{"prompt_tokens": ?(\d{1,9}), ?"total_tokens": ?\d{1,9}, ?"completion_tokens": ?(\d{1,9})'
-)
-_PROMPT: Final = (b'"prompt_tokens"', b'"input_tokens"')
-_COMPLETION: Final = (b'"completion_tokens"', b'"output_tokens"')
-_CACHED: Final = (b'"cached_tokens"', b'"cache_read_input_tokens"')
-_NUMBER: Final = re.compile(rb"\s*:\s*(\d{1,9})")
+import orjson
+
+# Of chat completions and completions; of responses and messages.
+_PROMPT: Final = ("prompt_tokens", "input_tokens")
+_COMPLETION: Final = ("completion_tokens", "output_tokens")
+_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details")
+_CACHED: Final = ("cached_tokens", "cache_read_input_tokens")
+_MANY: Final = 1_000_000_000  # tokens: no engine counts so far
+_USAGE_FIELD: Final = b'"usage"'
+_OBJECT: Final = re.compile(rb"\s*:\s*(?=\{)")
+_MAX_INNER_OBJECTS: Final = 4
 _REASON: Final = re.compile(rb'\s*:\s*"([a-z_]{1,32})"')
 _REASON_FIELD: Final = b'finish_reason"'
+_STOPPED: Final = b':"stop"'  # as most answers end
 
 
 class Usage:
@@ -46,32 +50,59 @@ def usage(tail: bytes, events: int | None, *, complete: bool) -> Usage:
         complete: Whether the answer ended regularly; a stream that was cut has no closing event.
     """
     reason = _finish_reason(tail)
-    at = tail.rfind(b'"usage"')
-    if at >= 0:
-        if usual := _USUAL.match(tail, at):
-            return Usage(int(usual[1]), int(usual[2]), reason, _number(tail, usual.end(), _CACHED))
-        prompt, completion = _number(tail, at, _PROMPT), _number(tail, at, _COMPLETION)
-        if prompt is not None or completion is not None:
-            return Usage(prompt, completion or 0, reason, _number(tail, at, _CACHED))
+    said = _said(tail)
+    prompt, completion = _count(said, _PROMPT), _count(said, _COMPLETION)
+    if prompt is not None or completion is not None:
+        return Usage(prompt, completion or 0, reason, _cached(said))
     if events is None:
         return Usage(None, None, reason)
     return Usage(None, max(0, events - (2 if complete else 1)), reason)
 
 
-def _number(tail: bytes, at: int, names: tuple[bytes, bytes]) -> int | None:
-    """The number of the first field after `at` that has one of these names."""
+def _said(tail: bytes) -> dict[str, Any]:
+    """The last `usage` that is an object, if it is whole; else empty."""
+    at = tail.rfind(_USAGE_FIELD)
+    opening = _OBJECT.match(tail, at + len(_USAGE_FIELD)) if at >= 0 else None
+    if opening is None:
+        return {}
+    begin = end = opening.end()
+    for _ in range(_MAX_INNER_OBJECTS + 1):
+        end = tail.find(b"}", end) + 1
+        if not end:
+            break
+        try:
+            found = orjson.loads(tail[begin:end])
+        except orjson.JSONDecodeError:  # the end of an object in it
+            continue
+        return found if type(found) is dict else {}
+    return {}
+
+
+def _count(said: dict[str, Any], names: tuple[str, str]) -> int | None:
+    """The number that has one of these names."""
     for name in names:
-        field = tail.find(name, at)
-        if field >= 0:
-            found = _NUMBER.match(tail, field + len(name))
-            return int(found[1]) if found else None
+        value = said.get(name)
+        if type(value) is int and 0 <= value < _MANY:
+            return value
     return None
+
+
+def _cached(said: dict[str, Any]) -> int | None:
+    """How much of the prompt came from the engine's cache."""
+    for name in _DETAILS:
+        details = said.get(name)
+        if type(details) is dict:
+            return _count(details, _CACHED)
+    return _count(said, _CACHED)
 
 
 def _finish_reason(tail: bytes) -> str | None:
     """The last one that is not null: a stream has one in every event."""
     at = len(tail)
     while (at := tail.rfind(_REASON_FIELD, 0, at)) >= 0:
-        if found := _REASON.match(tail, at + len(_REASON_FIELD)):
+        end = at + len(_REASON_FIELD)
+        if tail.startswith(_STOPPED, end):
+            return "stop"
+        if found := _REASON.match(tail, end):
             return found[1].decode()
     return None
