@@ -98,6 +98,26 @@ def test_a_failed_backup_says_what_to_do(space: Space) -> None:
     assert space.wait("llmd", "support", "BackedUp", "TargetAccessDenied")["status"] == "False"
 
 
+def test_a_backup_that_the_api_server_refuses_is_not_given_up(space: Space) -> None:
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "no-jobs"}}
+    quota["spec"] = {"hard": {"count/jobs.batch": "0"}}
+    space.deploy(points.BACKUP)
+    space.kubectl("apply", "-f", "-", stdin=json.dumps(quota))
+    eventually(
+        lambda: space.kubectl("get", "resourcequota", "no-jobs", "-o", "jsonpath={.status.used}"),
+        "the quota",
+        WAIT_SECONDS,
+    )
+    space.apply("ModelBackup", "now", {"deployment": "support", "point": "2026-11-20T03:00:00Z"})
+    waiting = space.wait("mbak", "now", "Complete", "QuotaExceeded")
+    assert "The API server refused Job now-point" in waiting["message"]
+    assert space.condition("mbak", "now", "Failed")["status"] == "False"
+    space.kubectl("delete", "resourcequota", "no-jobs")
+    space.kubectl("annotate", "mbak/now", "example.com/again=now")  # it would be looked at again by itself, later
+    space.finish("now-point", point("2026-11-20T03:00:00Z"))
+    space.wait("mbak", "now", "Complete", "Completed")
+
+
 def test_without_spec_backup_there_is_nothing_to_point_at(space: Space) -> None:
     space.deploy(None)
     space.apply("ModelBackup", "now", {"deployment": "support"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from hack.cluster.controlplane import ControlPlane
 from hack.waiting import eventually
 from llmops.shell.handlers import WATCHED
 from llmops.shell.leadership import LEASE_SECONDS
+from llmops.shell.process import LEASE_NAME
 from tests.apiserver.operating import own_plane
 from tests.apiserver.points import BACKUP, Space
+from tests.faultproxy.calls import Call
 from tests.faultproxy.faults import Fault
 from tests.faultproxy.kubelet import ARTIFACT, POINT, PodStatuses
 from tests.faultproxy.lane import HARDLY_EVER, Lane, client_of, ground
@@ -35,6 +39,29 @@ def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_mo
     assert [len(each) for each in times.values()] == [1, 1, 1]
     assert times[signal.SIGTERM][0] < LEASE_SECONDS / 2, "one that is told to go gives the Lease back"
     assert violations == []
+
+
+def test_a_leader_that_is_told_to_go_gives_its_lease_to_nobody_before_its_last_write_is_done(
+    plane: ControlPlane, directory: Path
+) -> None:
+    with Lane(plane, directory, "leaving", ["leaving-work"]) as lane:
+        told = threading.Event()
+
+        def tell(call: Call) -> Fault | None:
+            if call.resource != "deployments" or told.is_set():
+                return None
+            told.set()
+            lane.process.send_signal(signal.SIGTERM)
+            return Fault.DELAY  # of three seconds: longer than a leader that is told to go waits
+
+        lane.proxy.choose = tell
+        models = Models(lane, 1)
+        models.create()
+        assert told.wait(60)
+        lane.stop()
+        assert lane.process.wait(60) == 0
+        lease = json.loads(plane.kubectl("get", "lease", LEASE_NAME, "-n", "leaving", "-o", "json"))
+        assert lease["spec"]["holderIdentity"], "the Deployment was not written yet, and somebody else might have been"
 
 
 def test_kopf_does_not_fall_silent_when_its_watches_meet_nothing_but_503(plane: ControlPlane, directory: Path) -> None:

@@ -18,6 +18,7 @@ class Standing:
     def __init__(self) -> None:
         self.violations: list[str] = []
         self.leader = ""
+        self._leading = ""  # the leader's process: what one that was killed had sent before may come after its death
         self._versions: dict[str, int] = {}
         self._vain: Counter[str] = Counter()
         self._disturbed: set[str] = set()
@@ -30,16 +31,17 @@ class Standing:
         """Judge a request that is about to be sent on; returns the newest version known of its object."""
         for broken in _broken(call):
             self.violations.append(f"{call.source}: {call.namespace}: {call}: {broken}")
-        if call.writes and not call.is_lease and call.source != self.leader:
+        if call.writes and not call.is_lease and call.process != self._leading:
             self.violations.append(
-                f"{call.source}: {call.namespace}: {call}: a write, while the leader is {self.leader or 'nobody'}"
+                f"{call.source}: {call.namespace}: {call}: a write, while the leader is {self._leading or 'nobody'}"
             )
         return self._versions.get(self._identity(call), 0)
 
     def after(self, call: Call, answer: Json, known: int) -> None:
         """Judge what came of it."""
         if call.is_lease and call.writes and call.status in (200, 201):
-            self.leader = call.source if call.wish["spec"].get("holderIdentity") else ""
+            held = call.wish["spec"].get("holderIdentity")
+            self.leader, self._leading = (call.source, call.process) if held else ("", "")
         if call.subresource == "status" and call.status in (400, 422):
             self.violations.append(f"{call.source}: {call.namespace}: {call}: refused: {answer.get('message')}")
         version = self.learn(call, answer)

@@ -17,8 +17,9 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete
 class Call:
     """A request, and what became of it.
 
-    `number` counts the writes of one namespace, from 1; it is 0 for a read. `status` is what the API server answered:
-    `None` while it has not, or was not asked.
+    `source` is what its client is called, and `process` which process of that name it is. `number` counts the writes of
+    one namespace, from 1; it is 0 for a read. `status` is what the API server answered: `None` while it has not, or was
+    not asked.
     """
 
     source: str
@@ -34,6 +35,7 @@ class Call:
     status: int | None = None
     fault: str = ""
     version: str = ""
+    process: str = ""
 
     @property
     def writes(self) -> bool:
@@ -55,8 +57,8 @@ class Call:
         return f"{self.verb} " + "/".join(filter(None, (self.resource, name, self.subresource)))
 
 
-def parsed(source: str, method: str, target: str, body: bytes = b"") -> Call:
-    """The request `method target` of one client; `target` is a path with its query."""
+def parsed(process: str, method: str, target: str, body: bytes = b"") -> Call:
+    """The request `method target` of one process, `SOURCE#NUMBER`; `target` is a path with its query."""
     url = urlsplit(target)
     query = dict(parse_qsl(url.query, keep_blank_values=True))
     parts = [part for part in url.path.split("/") if part]
@@ -73,7 +75,8 @@ def parsed(source: str, method: str, target: str, body: bytes = b"") -> Call:
         verb = "watch" if query.get("watch") in ("true", "1") else "get" if name else "list"
     else:
         verb = _VERBS[method]
-    call = Call(source, verb, group, resource, namespace, name, subresource, query, body)
+    source = process.partition("#")[0]
+    call = Call(source, verb, group, resource, namespace, name, subresource, query, body, process=process)
     if verb == "create" and not name:
         call.name = call.wish.get("metadata", {}).get("name", "")
     return call

@@ -64,6 +64,7 @@ class FaultProxy:
         self.pids: dict[str, int] = {}
         self.cut_off: set[str] = set()
         self.struck: dict[str, Callable[[Call], None]] = {}
+        self._processes: Counter[str] = Counter()
         self._written: Counter[str] = Counter()
         self._writes: defaultdict[str, list[Call]] = defaultdict(list)
         self._lists: dict[str, bytes] = {}
@@ -86,12 +87,13 @@ class FaultProxy:
         self._thread.join(timeout=60)
 
     def kubeconfig(self, path: Path, source: str) -> Path:
-        """A kubeconfig for the operator that shall be called `source`."""
+        """A kubeconfig for one process of the operator that shall be called `source`."""
+        self._processes[source] += 1
         content = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "proxy", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
-            "users": [{"name": source, "user": {"token": source}}],
+            "users": [{"name": source, "user": {"token": f"{source}#{self._processes[source]}"}}],
             "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": source}}],
             "current-context": "proxy",
         }
@@ -135,10 +137,10 @@ class FaultProxy:
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        source = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if source in self.cut_off:
+        process = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        call = parsed(process, request.method, request.raw_path, await request.read())
+        if call.source in self.cut_off:
             return _reset(request)
-        call = parsed(source, request.method, request.raw_path, await request.read())
         try:
             if call.verb == "watch":
                 return await self._watch(request, call)
@@ -171,7 +173,6 @@ class FaultProxy:
         answer = await self._forward(request, call) if fault.commits else None
         if fault.kills:
             os.kill(self.pids[call.source], signal.SIGKILL)
-            self.standing.leader = ""
             if struck:
                 struck(call)
             return _reset(request)

@@ -18,9 +18,9 @@ OURS = "/apis/llmops.dev/v1alpha1/namespaces/team/llmdeployments/m"
 SECRETS = "/api/v1/namespaces/team/secrets"
 
 
-def sent(standing: Standing, source: str, method: str, target: str, body: Any = None, *, version: int = 0) -> Call:
+def sent(standing: Standing, process: str, method: str, target: str, body: Any = None, *, version: int = 0) -> Call:
     """One request that the API server carried out, leaving the object at `version`."""
-    call = parsed(source, method, target, json.dumps(body).encode() if body else b"")
+    call = parsed(process, method, target, json.dumps(body).encode() if body else b"")
     known = standing.before(call)
     call.status = 200
     meta = {"name": call.name, "namespace": call.namespace, "resourceVersion": str(version)}
@@ -28,9 +28,9 @@ def sent(standing: Standing, source: str, method: str, target: str, body: Any = 
     return call
 
 
-def led(source: str = "a") -> Standing:
+def led(process: str = "a") -> Standing:
     standing = Standing()
-    sent(standing, source, "PUT", LEASE, {"spec": {"holderIdentity": source}})
+    sent(standing, process, "PUT", LEASE, {"spec": {"holderIdentity": process}})
     return standing
 
 
@@ -74,6 +74,17 @@ def test_a_write_after_the_lease_was_given_back_is_noticed() -> None:
     sent(standing, "a", "PUT", LEASE, {"spec": {"holderIdentity": ""}})
     sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
     assert standing.violations == ["a: team: patch services/m-engine: a write, while the leader is nobody"]
+
+
+def test_what_comes_after_the_death_of_its_process_is_a_leaders_and_what_the_next_one_writes_too_early_is_not() -> None:
+    standing = led("a#1")
+    sent(standing, "a#1", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
+    assert standing.violations == []
+    sent(standing, "a#2", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
+    assert standing.violations == ["a: team: patch services/m-engine: a write, while the leader is a#1"]
+    sent(standing, "a#2", "PUT", LEASE, {"spec": {"holderIdentity": "a#2"}})
+    sent(standing, "a#1", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
+    assert len(standing.violations) == 2
 
 
 def test_a_status_that_changes_nothing_is_noticed() -> None:

@@ -14,7 +14,7 @@ from llmops.api.conditions import ConditionType, Reason
 from llmops.api.model_backup import ModelBackup
 from llmops.judge import outcomes, ownership, pods, schedule
 from llmops.judge.redaction import redacted
-from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, conditions, in_order, shortened
+from llmops.judge.verdict import MESSAGE_LIMIT, Verdict, abnormal, conditions, in_order, shortened
 from llmops.judge.weights import Progress, in_steps, size
 
 Json = dict[str, Any]
@@ -22,6 +22,7 @@ Kind = Literal["Backup", "Verify", "Drill", "Collect"]
 
 TOO_OLD = 1.5  # times the longest gap of the schedule
 _REASONS = {reason.value: reason for reason in Reason}
+_NO_POINT = (Reason.NOT_BACKED_UP, Reason.BACKUP_FAILED)  # why there can never be a Job
 _ORDER = (
     ConditionType.COMPLETE,
     ConditionType.ACCEPTED,
@@ -246,7 +247,7 @@ def point_status(
         backup: The object, with the status it had.
         run: The Job that makes the point; `None` while there is none.
         progress: How far its pod is.
-        waiting: Why there is no Job yet; final when its status is `False`.
+        waiting: Why there is no Job yet. What the API server refuses today, a quota that is full, it may take tomorrow.
         now: For times of transitions.
     """
     before, facts = backup.status, {}
@@ -260,8 +261,9 @@ def point_status(
         state = _under_way(run, progress)
     else:
         state = waiting or Verdict("Unknown", Reason.STARTING, "The Job is being created.")
-        failed = state.status == "False"
-    doing = Verdict("False" if state.status == "True" or failed else "True", state.reason, state.message)
+        failed = state.reason in _NO_POINT and state.status == "False"
+    idle = state.status == "True" or failed or (run is None and state.status == "False")
+    doing = Verdict("False" if idle else "True", state.reason, state.message)
     verdicts = {
         ConditionType.COMPLETE: Verdict("True" if state.status == "True" else "False", state.reason, state.message),
         ConditionType.ACCEPTED: Verdict("True", Reason.ACCEPTED, "The spec is valid and acted on."),
@@ -271,7 +273,7 @@ def point_status(
     if failed:
         verdicts[ConditionType.STALLED] = Verdict("True", state.reason, state.message)
     elif state.status != "True":
-        verdicts[ConditionType.RECONCILING] = Verdict("True", state.reason, state.message)
+        verdicts |= abnormal(state, settled=False)
     stamped = conditions(verdicts, before.conditions, order=_ORDER, generation=backup.metadata.generation, now=now)
     facts["observed_generation"] = backup.metadata.generation
     return before.model_copy(update={**facts, "conditions": in_order(stamped, _ORDER)})

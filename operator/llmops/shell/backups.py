@@ -152,7 +152,8 @@ async def model_backup(key: Key, world: World) -> timedelta | None:
     if verdict.complete(after):
         after = _aged(backup.model_copy(update={"status": after}), llm, seen)
     await _write(live, backup.status, after, world)
-    return resync if verdict.over(after) else SOON
+    refused = waiting is not None and waiting.status == "False"
+    return resync if refused or verdict.over(after) else SOON
 
 
 async def _deployment(backup: ModelBackup, world: World) -> LLMDeployment | None:

@@ -6,8 +6,10 @@ Errors are sorted here and nowhere else: what time may heal is `Unavailable` or 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -80,6 +82,7 @@ class Cluster:
         # A watch holds its connection, and there is one per kind and namespace: in one bounded pool, a dozen
         # namespaces would leave no connection for anything else.
         self._watching = self._connected(0)
+        self._writing: set[asyncio.Task[Json]] = set()
 
     def _connected(self, limit: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -89,6 +92,12 @@ class Cluster:
             headers={"User-Agent": "llmops-operator", "Accept": "application/json"},
             skip_auto_headers=("Accept-Encoding",),
         )
+
+    async def written(self, seconds: float) -> bool:
+        """Whether no write is under way any more; waits for them so long at most."""
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=seconds)
+        return not self._writing
 
     async def close(self) -> None:
         """Close every connection."""
@@ -233,15 +242,39 @@ class Cluster:
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        if verb != "GET":
-            self._may_write()
+        sending = partial(self._send, verb, resource, path, query=query, body=body, content_type=content_type)
+        if verb == "GET":
+            return await sending()
+        self._may_write()
+        # A write that was sent cannot be called back, and whoever gives up waiting for it must not make it forgotten:
+        # carried out after this process has given its Lease away, it would meet the next one's.
+        task = asyncio.create_task(sending())
+        self._writing.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Json]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody may be there any more to hear of it
+
+    async def _send(
+        self,
+        verb: str,
+        resource: Resource,
+        path: str,
+        *,
+        query: Mapping[str, str] | None,
+        body: Json | None,
+        content_type: str,
+    ) -> Json:
         headers = self._connection.authorization()
+        data = None
         if body is not None:
             headers["Content-Type"] = content_type
+            data = orjson.dumps(body)
         try:
-            async with self._session.request(
-                verb, path, params=query, data=orjson.dumps(body) if body is not None else None, headers=headers
-            ) as response:
+            async with self._session.request(verb, path, params=query, data=data, headers=headers) as response:
                 payload = await response.read()
                 self._observe_call(verb, resource.plural, response.status)
                 if response.status >= 400:

@@ -52,6 +52,7 @@ from llmops.shell.world import World
 log = structlog.get_logger()
 
 LEASE_NAME = "llmops-operator"
+WRITTEN_SECONDS = 1.0  # a Lease that is not given back costs ten
 CHILDREN = (
     CONFIG_MAP,
     CRON_JOB,
@@ -122,7 +123,10 @@ class Process:
                 await self._lead(leadership, cluster, world, wakeups, signals)
         finally:
             self._metrics.leading(active=False)
-            await leadership.release()
+            if await cluster.written(WRITTEN_SECONDS) and await lease_cluster.written(WRITTEN_SECONDS):
+                await leadership.release()
+            else:
+                log.warning("lease not released while a write is under way; the next leader waits for it to expire")
             await signals.close()
             await world.traffic.close()
             await runner.cleanup()
