@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import uuid
@@ -54,8 +52,7 @@ def main() -> int:
 
 async def _run(link: connection.Connection, config: Config, identity: Identity, port: int) -> None:
     process = Process(link, config, identity, health_port=port)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, process.stop.set)
+    process.heed_signals()
     await process.run()
 
 

@@ -153,6 +153,20 @@ def test_a_schedule_in_no_time_zone_is_named_and_its_correction_is_followed(
         eventually(lambda: size(plane, namespace) == 2, "the scheduled least", 60)
 
 
+def test_load_is_heard_after_an_error_in_every_watch(
+    plane: ProxiedPlane, directory: Path, namespace: str, gateway: str
+) -> None:
+    """At such an error kopf ends, and of a process that it takes for its own it would end everything else, too."""
+    apply(plane, namespace, autoscaling={"maxReplicas": 4, **TARGET})
+    with running(plane, directory, "operator-4"):
+        eventually(lambda: size(plane, namespace) == 1, "one replica", 60)
+        plane.proxy.watches.fail(500, "InternalError")
+        log = directory / "operator-4.log"
+        eventually(lambda: '"listening again"' in log.read_text(), "kopf to end", 60)
+        with held(gateway, f"{namespace}/m"):
+            eventually(lambda: size(plane, namespace) == 4, "four replicas", 60)
+
+
 def test_a_horizontal_pod_autoscaler_sets_the_size_and_is_not_fought(
     plane: ProxiedPlane, directory: Path, namespace: str
 ) -> None:

@@ -83,5 +83,6 @@ def settings() -> kopf.OperatorSettings:
     chosen.queueing.worker_limit = 32  # unlimited is one task and one connection per object
     # A worker that lingers keeps its place and its object: 32 of them and kopf's 5 s are six objects a second.
     chosen.queueing.idle_timeout = 0.05
+    chosen.process.ultimate_exiting_timeout = None  # kopf is begun anew after an error: it would kill us 600 s later
     chosen.scanning.disabled = True  # our kinds are known; looking for others needs rights we do not want
     return chosen

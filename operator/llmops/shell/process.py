@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -230,25 +231,47 @@ class Process:
     async def _listen(self) -> None:
         """Hear of our kinds through kopf until cancelled.
 
-        An error that the API server sends into a watch ends kopf; listening again costs a list of each kind. kopf gets
-        no flag to stop at: it would then wait five seconds for all tasks of this process, while the Lease is held.
+        An error that the API server sends into a watch ends kopf; listening again costs a list of each kind.
         """
         while True:
             try:
-                await kopf.operator(
-                    registry=handlers.registry(self._wake),
-                    settings=handlers.settings(),
-                    identity=handlers.identity(self._identity.name),
-                    memories=handlers.Forgetful(),
-                    clusterwide=not self._config.namespaces,
-                    namespaces=self._config.namespaces,
-                    ready_flag=self._ready,
-                )
+                await self._kopf()
             except WatchingError as error:
                 log.warning("listening again", error=str(error))
                 await asyncio.sleep(1)
             else:
                 return
+
+    async def _kopf(self) -> None:
+        """Run kopf's tasks until one ends, and end them.
+
+        `kopf.operator` takes the process for its own: it takes the signals, and at its end waits five seconds for every
+        task that began after it, load streams and writes among them, and cancels those.
+        """
+        tasks = await kopf.spawn_tasks(
+            registry=handlers.registry(self._wake),
+            settings=handlers.settings(),
+            identity=handlers.identity(self._identity.name),
+            memories=handlers.Forgetful(),
+            clusterwide=not self._config.namespaces,
+            namespaces=self._config.namespaces,
+            ready_flag=self._ready,
+        )
+        self.heed_signals()
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+
+    def heed_signals(self) -> None:
+        """Stop at SIGTERM and SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
 
     @staticmethod
     async def _served(cluster: Cluster) -> bool:
