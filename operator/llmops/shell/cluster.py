@@ -28,12 +28,13 @@ PAGE = 500
 
 
 class ApiError(Exception):
-    """The API server did not do what it was asked."""
+    """The API server did not do what it was asked. `passes` when the same is known to be possible in seconds."""
 
     def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.passes = status == 409 or retry_after is not None
 
 
 class Unavailable(ApiError):

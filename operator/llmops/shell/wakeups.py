@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 
 BACKOFF_SECONDS = (1.0, 300.0)
+AWAITED_SECONDS = 5.0  # for what is known to pass: somebody was faster, or said when to come back
 DEADLINE_SECONDS = 30.0
 
 
@@ -35,8 +36,9 @@ class Wakeups(Generic[K]):
 
     `work(key)` returns when to look again, or `None` for "when something changes". What it raises is reported to
     `done` and retried: 1 s, doubling to 5 minutes, with jitter, so that one poisoned object costs little and delays
-    nobody. `before` is awaited before each key is taken: what nobody could work on now is not tried, and does not count
-    as a failure of the key.
+    nobody. An error that says it `passes` is tried again within seconds, one with `retry_after` not before so many.
+    `before` is awaited before each key is taken: what nobody could work on now is not tried, and does not count as a
+    failure of the key.
     """
 
     def __init__(
@@ -131,6 +133,8 @@ class Wakeups(Generic[K]):
             self._failures[key] = failures = self._failures.get(key, 0) + 1
             first, longest = BACKOFF_SECONDS
             asked = getattr(error, "retry_after", None) or 0.0
+            if getattr(error, "passes", False):
+                longest = AWAITED_SECONDS
             pause = max(asked, min(longest, first * 2 ** min(failures - 1, 16)))
             self.wake(key, after=pause * (1 + self._jitter() / 4))
             return

@@ -14,6 +14,7 @@ from tests.faultproxy.models import Models
 from tests.faultproxy.page import Section, table
 
 CALLS_PROMISED = 1.5
+PATIENCE_SECONDS = 120.0  # two generations of all objects, a third of every attempt in vain
 
 
 def stormed(plane: ControlPlane, directory: Path, name: str, fault: Fault | None, objects: int) -> dict[str, float]:
@@ -45,7 +46,7 @@ def stormed(plane: ControlPlane, directory: Path, name: str, fault: Fault | None
         models.settled()
         calls = [call for call in lane.proxy.calls if call.namespace == models.hands.namespace and not call.is_lease]
         assert lane.exits == []
-        assert lane.proxy.standing.violations == []
+        assert lane.proxy.standing.violations == [], lane.proxy.standing.violations
         return {
             "seconds": time.monotonic() - begun,
             "calls": len([call for call in calls if call.verb != "list"]),
@@ -70,9 +71,18 @@ def run(directory: Path, *, long: bool) -> Section:
         more = each["calls"] / calm["calls"]
         early = each["hasty"] if name.startswith("429") else 0
         rows.append(
-            [name, objects, *(int(each[key]) for key in ("writes", "refused")), f"{more:.2f}", early, int(each["lost"])]
+            [
+                name,
+                objects,
+                *(int(each[key]) for key in ("writes", "refused")),
+                f"{more:.2f}",
+                early,
+                f"{each['seconds']:.0f}",
+                int(each["lost"]),
+            ]
         )
         broken += [f"{name}: {more:.2f} times the calls"] * (more > CALLS_PROMISED)
+        broken += [f"{name}: {each['seconds']:.0f} s"] * (each["seconds"] > PATIENCE_SECONDS)
         broken += [f"{name}: {each['lost']} lost"] * bool(each["lost"]) + [f"{name}: {early} too early"] * bool(early)
     head = [
         "30 % of the writes answered",
@@ -81,6 +91,7 @@ def run(directory: Path, *, long: bool) -> Section:
         "refused",
         "calls, of calm",
         "repeated too early",
+        "all followed after, s",
         "lost",
     ]
     return Section("storm", "Conflicts and throttling", table(head, rows), tuple(broken))

@@ -96,7 +96,7 @@ def troubled(
         done = act(Trouble(lane, models))
         seconds = models.settled()
         assert lane.exits == []
-        assert lane.proxy.standing.violations == []
+        assert lane.proxy.standing.violations == [], lane.proxy.standing.violations
         return [done, f"{seconds:.1f}", str(len(models.lagging()))]
 
 
