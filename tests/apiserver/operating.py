@@ -178,7 +178,11 @@ class Operator:
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it and wait for its end; its exit status."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        try:
+            return self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # it is a failure, and nothing may be left of it
+            raise
 
 
 def writes(directory: Path, namespace: str) -> list[str]:
