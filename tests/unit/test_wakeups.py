@@ -107,6 +107,30 @@ def test_a_failing_key_backs_off_and_delays_nobody() -> None:
     assert lateness == 0  # its next look is a second away, and not late
 
 
+class Throttled(Exception):
+    """Somebody wants to be left alone for a quarter of an hour."""
+
+    retry_after = 900.0
+
+
+def test_who_wants_to_be_left_alone_is_whatever_wakes_the_key() -> None:
+    async def scenario() -> list[str]:
+        async def work(key: str) -> None:
+            if key == "throttled":
+                bench.queue.wake(key, after=0.001)
+                raise Throttled
+
+        bench = Bench(work, workers=1)
+        bench.queue.wake("throttled")
+        await bench.until(1)
+        bench.queue.wake("throttled")
+        bench.queue.wake("another", after=0.01)
+        await bench.until(2)
+        return [outcome.key for outcome in bench.outcomes]
+
+    assert asyncio.run(scenario()) == ["throttled", "another"]
+
+
 def test_a_look_may_ask_for_the_next_one() -> None:
     async def scenario() -> int:
         looks = 0

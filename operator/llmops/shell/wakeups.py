@@ -59,16 +59,17 @@ class Wakeups(Generic[K]):
         self._running: set[K] = set()
         self._again: set[K] = set()
         self._failures: dict[K, int] = {}
+        self._left_alone: dict[K, float] = {}  # until when, whatever happens
         self._changed = asyncio.Event()
         self._blocked = 0
         self._since = -math.inf
 
     def wake(self, key: K, *, after: float = 0.0) -> None:
-        """Look at `key` within `after` seconds; an earlier appointment stands."""
+        """Look at `key` within `after` seconds, or when it may be again; an earlier appointment stands."""
         if key in self._running and after == 0.0:
             self._again.add(key)
             return
-        due = self._clock() + after
+        due = max(self._clock() + after, self._left_alone.get(key, -math.inf))
         if key in self._due and self._due[key] <= due:
             return
         self._due[key] = due
@@ -133,12 +134,18 @@ class Wakeups(Generic[K]):
             self._failures[key] = failures = self._failures.get(key, 0) + 1
             first, longest = BACKOFF_SECONDS
             asked = getattr(error, "retry_after", None) or 0.0
+            if asked:
+                self._left_alone[key] = self._clock() + asked
+                self._due.pop(key, None)
+            else:
+                self._left_alone.pop(key, None)
             if getattr(error, "passes", False):
                 longest = AWAITED_SECONDS
             pause = max(asked, min(longest, first * 2 ** min(failures - 1, 16)))
             self.wake(key, after=pause * (1 + self._jitter() / 4))
             return
         self._failures.pop(key, None)
+        self._left_alone.pop(key, None)
         if once_more:
             self.wake(key)
         elif again is not None:
