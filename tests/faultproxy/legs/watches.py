@@ -72,6 +72,8 @@ class Trouble:
         return f"Deployments and Pods {seconds:.0f} s late"
 
     def older(self, rounds: int) -> str:
+        # A list that lacks what was made since says that it is gone: making it again, in vain, is right.
+        self.lane.proxy.standing.disturb(self.models.hands.namespace)
         self.watches.old_lists = True
         for _ in range(rounds):
             self._change()
