@@ -91,8 +91,8 @@ def _build(builder: list[str], wanted: Target, *, root: Path, model: Path) -> No
         command += ["--build-arg", f"{image.parent_argument}={parent.reference}"]
     if image.model:
         command += ["--build-context", f"model={model}"]
-    if image.tools:
-        command += ["--build-context", f"tools={tools.built(image.tools)}"]
+    for each in image.tools:
+        command += ["--build-context", f"{each}={tools.built(each)}"]
     if builder[0] == "buildah":
         command.append(f"--layers={str(image.keep_layers).lower()}")
     subprocess.run([*command, str(root)], check=True, stdout=subprocess.DEVNULL)

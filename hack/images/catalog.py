@@ -31,7 +31,7 @@ class Image:
     parent: str = ""  # the image given to the Dockerfile as the build argument `parent_argument`
     parent_argument: str = ""
     model: bool = False  # takes the small model as the build context `model`
-    tools: str = ""  # a set of programs of hack/tools, given as the build context `tools`
+    tools: tuple[str, ...] = ()  # sets of programs of hack/tools, each given as the build context of its name
     keep_layers: bool = True  # False: a rebuild starts over, and gigabytes are not stored once per build step
 
 
@@ -63,7 +63,8 @@ CATALOG = {
         Image(
             "demo-hub", "hack/hub.Dockerfile", ("hack/hub",), parent="serving", parent_argument="SERVING", model=True
         ),
-        Image("demo-s3", "hack/s3.Dockerfile", ("hack/s3",), tools="versitygw"),
+        Image("demo-s3", "hack/s3.Dockerfile", ("hack/s3",), tools=("versitygw",)),
+        Image("demo-monitoring", "hack/monitoring.Dockerfile", ("hack/sidecar",), tools=("prometheus", "alertmanager")),
         Image("demo-model", "hack/model.Dockerfile", (), model=True),
     )
 }
@@ -100,8 +101,8 @@ def target(name: str, *, model: Path, root: Path = ROOT) -> Target:
     content.update((target(image.parent, model=model, root=root).tag if image.parent else RECIPE).encode())
     if image.model:
         content.update(model.name.encode())
-    if image.tools:
-        content.update(tools.pins(tools.MODULES / image.tools).encode())
+    for each in image.tools:
+        content.update(tools.pins(tools.MODULES / each).encode())
     return Target(image, content.hexdigest()[:12])
 
 

@@ -38,6 +38,7 @@ CHANGES = {
     "the trainer's lock leaves the engine alone": ("hack/locks/trainer.txt", {"trainer"}),
     "a Dockerfile changes its image": ("operator/Dockerfile", {"operator"}),
     "the hub's code changes the hub": ("hack/hub/__main__.py", {"demo-hub"}),
+    "the sidecar's code changes what watches": ("hack/sidecar/__main__.py", {"demo-monitoring"}),
 }
 
 
