@@ -74,13 +74,21 @@ def completing(requests: Sequence[Request], seed: int, *, share: float) -> list[
     ]
 
 
-def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: float, weeks: int = 1) -> Iterator[str]:
+def recorded(
+    requests: Sequence[Request],
+    *,
+    per_second: int,
+    every: int,
+    end: float,
+    weeks: int = 1,
+    of: tuple[str, str] = (NAMESPACE, MODEL),
+) -> Iterator[str]:
     """What would have been scraped from a gateway that answered these requests until `end`: its own pages, dated.
 
     With more `weeks` than one, the same in those before.
     """
     metrics = Metrics()
-    series = metrics.of((NAMESPACE, MODEL, "", "", "chat"))
+    series = metrics.of((*of, "", "", "chat"))
     pages = [requests[at : at + per_second * every] for at in range(0, len(requests), per_second * every)]
     kept: dict[str, list[tuple[str, float]]] = {}
     for index, page in enumerate(pages, start=1):
@@ -106,23 +114,19 @@ def recorded(requests: Sequence[Request], *, per_second: int, every: int, end: f
     yield "# EOF\n"
 
 
-class Load:
-    """Requests at a steady rate through a gateway to an engine that answers as they say, in a thread of their own."""
+class Clients:
+    """Requests at a steady rate through a gateway, in a thread of their own; `body` is what is sent for one."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: Callable[[Request], Json]) -> None:
         self.sent = 0
         self.failures: list[str] = []
+        self._body = body
         self._requests: Iterator[Request] = iter(())
         self._per_second = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._engine = asyncio.run_coroutine_threadsafe(Engine(behaviour=_answer).start(), self._loop).result(30)
         self._over = False
-
-    @property
-    def address(self) -> str:
-        return self._engine.address
 
     @contextmanager
     def sending(self, url: str) -> Iterator[None]:
@@ -139,7 +143,6 @@ class Load:
         self._requests, self._per_second = itertools.cycle(requests), per_second
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
 
@@ -151,16 +154,48 @@ class Load:
                 if self._per_second:
                     running.add(task := asyncio.create_task(self._one(client, next(self._requests))))
                     task.add_done_callback(running.discard)
-                self._engine.seen.clear()
                 await asyncio.sleep(1 / (self._per_second or 20))
             await asyncio.gather(*running)
 
     async def _one(self, client: httpx.AsyncClient, request: Request) -> None:
-        said = {"p": str(request.prompt), "c": str(request.completion), "reason": request.reason}
-        answer = await client.post("/v1/chat/completions", json={"model": MODEL, "messages": [], "metadata": said})
+        try:
+            answer = await client.post("/v1/chat/completions", json=self._body(request))
+        except httpx.TransportError as problem:
+            self.failures.append(repr(problem))
+            return
         self.sent += 1
-        if answer.status_code != 200:
+        if answer.status_code != 200 or _told(answer.json()) != request:
             self.failures.append(answer.text)
+
+
+class Load(Clients):
+    """Clients, and the engine, which answers as they say."""
+
+    def __init__(self) -> None:
+        super().__init__(_body)
+        self._engine = asyncio.run_coroutine_threadsafe(Engine(behaviour=_answer).start(), self._loop).result(30)
+
+    @property
+    def address(self) -> str:
+        return self._engine.address
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._engine.stop(), self._loop).result(30)
+        super().stop()
+
+    async def _one(self, client: httpx.AsyncClient, request: Request) -> None:
+        self._engine.seen.clear()
+        await super()._one(client, request)
+
+
+def _body(request: Request) -> Json:
+    said = {"p": str(request.prompt), "c": str(request.completion), "reason": request.reason}
+    return {"model": MODEL, "messages": [], "metadata": said}
+
+
+def _told(answer: Json) -> Request:
+    usage = answer["usage"]
+    return Request(usage["prompt_tokens"], usage["completion_tokens"], answer["choices"][0]["finish_reason"])
 
 
 async def _answer(_engine: Engine, seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
