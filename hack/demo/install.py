@@ -19,6 +19,7 @@ from hack.locked import locked
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = "llmops-system"
 HUB = "llmops-demo"
+MONITORING = "monitoring"  # the namespace that the chart lets scrape
 RELEASE = "llmops"
 IMAGES = ("operator", "serving", "engine-cpu", "demo-hub")
 # vLLM on CPUs computes in a process of its own, bound to cores, that imports all of it once more: half as long again
@@ -42,11 +43,14 @@ class Platform:
         return run(_kubectl(), *arguments, stdin=stdin, kubeconfig=self.provider.kubeconfig)
 
 
-def installed(profiles: dict[str, object] | None = None, *, more: tuple[str, ...] = ()) -> Platform:
+def installed(
+    profiles: dict[str, object] | None = None, *, more: tuple[str, ...] = (), prometheus: str = ""
+) -> Platform:
     """Bring up whatever is missing, in the order it is needed; what is there already costs a look.
 
     `profiles` are accelerator profiles beside the chart's own; `IMAGE` in one stands for the CPU engine's image.
-    `more` are images that the demo does without: `trainer`, `demo-model`, `demo-s3`.
+    `more` are images that the demo does without: `trainer`, `demo-model`, `demo-s3`, `demo-monitoring`. `prometheus` is
+    the address of one, there or not: it is asked only about deployments that watch for drift.
     """
     provider = choose(None, providers())
     images = _built(more)
@@ -62,7 +66,7 @@ def installed(profiles: dict[str, object] | None = None, *, more: tuple[str, ...
             with step("the demo's S3 server starts"):
                 _install_s3(platform)
         with step("the chart is installed"):
-            _install_chart(platform, values(platform.images, profiles or {}))
+            _install_chart(platform, values(platform.images, profiles or {}, prometheus))
     return platform
 
 
@@ -106,8 +110,8 @@ def _install_s3(platform: Platform) -> None:
     platform.kubectl("rollout", "status", "deployment/demo-s3", "-n", HUB, "--timeout=120s")
 
 
-def values(images: dict[str, str], profiles: dict[str, object]) -> dict[str, object]:
-    """The chart's values for locally built images and the demo's hub."""
+def values(images: dict[str, str], profiles: dict[str, object], prometheus: str) -> dict[str, object]:
+    """The chart's values for locally built images, the demo's hub and a Prometheus (empty: none)."""
     more = json.loads(json.dumps(profiles).replace("IMAGE", images["engine-cpu"]))
     operator, serving = (_split(images[name]) for name in ("operator", "serving"))
     trainer = images.get("trainer")
@@ -120,6 +124,7 @@ def values(images: dict[str, str], profiles: dict[str, object]) -> dict[str, obj
         "serving": {"image": serving},
         "profiles": {"cpu": cpu, **more},
         "sources": {"huggingFaceEndpoint": f"http://demo-hub.{HUB}.svc", "allowPrivateNetworks": True},
+        "metrics": {"prometheus": {"url": prometheus}},
     }
 
 

@@ -18,7 +18,7 @@ import yaml
 from hack.cluster.gpus import advertise_gpus
 from hack.cluster.provider import choose, providers
 from hack.demo.__main__ import forwarded
-from hack.demo.install import ONE_PROCESS, ROOT, Platform, installed
+from hack.demo.install import MONITORING, ONE_PROCESS, ROOT, Platform, installed
 from hack.waiting import eventually
 from tests.faultproxy.lane import client_of
 
@@ -64,7 +64,11 @@ def platform() -> Platform:
     """The installed platform, as `make demo` installs it; a second worker finds it installed."""
     values = yaml.safe_load((ROOT / "helm" / "llmops" / "values.yaml").read_text())
     chart = {**values["profiles"]["cpu"], "image": "IMAGE"}  # the demo's differs from it
-    return installed({"gpu": GPU_PROFILE, "chart": chart}, more=("trainer", "demo-model", "demo-s3"))
+    return installed(
+        {"gpu": GPU_PROFILE, "chart": chart},
+        more=("trainer", "demo-model", "demo-s3", "demo-monitoring"),
+        prometheus=f"http://prometheus.{MONITORING}:9090",  # there while a test has one
+    )
 
 
 @pytest.fixture(scope="session")
