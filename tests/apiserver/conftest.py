@@ -49,9 +49,11 @@ def operator(plane: ProxiedPlane, directory: Path) -> Iterator[Operator]:
 
 @pytest.fixture
 def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> str:
-    """A namespace called like the test."""
+    """A namespace called like the test, a new one whenever it is tried again."""
     letters = "".join(letter if letter.isalnum() else "-" for letter in request.node.name.lower())
     name = letters.removeprefix("test-")[:50].strip("-")
+    if (times := getattr(request.node, "execution_count", 1)) > 1:
+        name += f"-{times}"
     plane.kubectl("create", "namespace", name)
     return name
 

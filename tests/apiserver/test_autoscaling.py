@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -236,11 +237,21 @@ def use_memory(plane: ProxiedPlane, namespace: str, *, pods: int, mebibytes: int
 
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     status = {"phase": "Running", "startTime": now, "conditions": [{"type": "Ready", "status": "True"}]}
-    for pod in eventually(listed, f"{pods} pods", 60):
+    patch = ["--subresource=status", "-p", json.dumps({"status": status})]
+
+    def reported() -> list[Json] | None:
+        found = listed() or []
+        try:
+            for pod in found:
+                plane.kubectl("patch", f"pod/{pod['metadata']['name']}", "-n", namespace, *patch)
+        except subprocess.CalledProcessError as error:
+            if "NotFound" not in error.stderr:
+                raise
+            return None  # one has gone since it was listed
+        return found
+
+    for pod in eventually(reported, f"{pods} pods", 60):
         name, labels = pod["metadata"]["name"], pod["metadata"]["labels"]
-        plane.kubectl(
-            "patch", f"pod/{name}", "-n", namespace, "--subresource=status", "-p", json.dumps({"status": status})
-        )
         metrics = {
             "apiVersion": "metrics.k8s.io/v1beta1",
             "kind": "PodMetrics",
