@@ -21,14 +21,15 @@ from tests.faultproxy.workflows import Hands, Json
 
 CRD = ROOT / "crds" / "llmdeployments.llmops.dev.yaml"
 SLOWER_PROMISED = 1.2
-# Specs that no rule of today would let in, as an older or newer definition may have stored them.
+# Specs that no rule of today would let in, as an older or newer definition may have stored them. Replicas are numbers,
+# and not negative, in all of them: a definition with a scale subresource never stores others.
 UNPARSEABLE: tuple[Json, ...] = (
     {},
     {"model": "hf://o/m"},
-    {"model": {"source": 7}, "replicas": "many"},
+    {"model": {"source": 7}, "replicas": 1},
     {"model": {"source": "gopher://x"}, "replicas": 1},
     {"model": {"source": "hf://o/m"}},
-    {"model": {"source": "hf://o/m"}, "replicas": -3},
+    {"model": {"source": "hf://o/m", "storage": {"size": "much"}}, "replicas": 1},
     {"model": {"source": "hf://o/m"}, "replicas": 1, "autoscaling": {"maxReplicas": 0}},
     {"model": {"source": "hf://o/m"}, "replicas": 1, "engine": {"args": ["a"]}},
     {"model": {"source": "hf://o/m"}, "replicas": 1, "accelerator": {"count": 10**9}},
