@@ -58,6 +58,9 @@ class Models:
 
     def _items(self, path: str) -> list[Json]:
         answer = self.client.get(path)
+        while answer.status_code == httpx.codes.TOO_MANY_REQUESTS:  # an API server that has just started
+            time.sleep(POLL_SECONDS)
+            answer = self.client.get(path)
         answer.raise_for_status()
         items: list[Json] = answer.json()["items"]
         return items
