@@ -130,6 +130,7 @@ class Wakeups(Generic[K]):
     def _appoint(self, key: K, error: BaseException | None, again: timedelta | None) -> None:
         once_more = key in self._again
         self._again.discard(key)
+        self._left_alone.pop(key, None)
         if error is not None:
             self._failures[key] = failures = self._failures.get(key, 0) + 1
             first, longest = BACKOFF_SECONDS
@@ -137,15 +138,12 @@ class Wakeups(Generic[K]):
             if asked:
                 self._left_alone[key] = self._clock() + asked
                 self._due.pop(key, None)
-            else:
-                self._left_alone.pop(key, None)
             if getattr(error, "passes", False):
                 longest = AWAITED_SECONDS
             pause = max(asked, min(longest, first * 2 ** min(failures - 1, 16)))
             self.wake(key, after=pause * (1 + self._jitter() / 4))
             return
         self._failures.pop(key, None)
-        self._left_alone.pop(key, None)
         if once_more:
             self.wake(key)
         elif again is not None:
