@@ -18,6 +18,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from bench.gateway import legs
 from hack.demo.install import ONE_PROCESS
 from hack.images import venv
 from hack.model import place
+from hack.waiting import eventually
 
 ENGINES, BLOCK_TOKENS, CACHE_SHARE = 4, 32, 0.7
 CHATS, TURNS, ALIVE, AT_ONCE, ANSWER_TOKENS = 72, 6, 32, 6, 16
@@ -44,6 +46,15 @@ class Engine:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def answers(self, process: subprocess.Popen[bytes], log: Path) -> bool:
+        """Whether it serves; its log, when it has ended instead."""
+        if process.poll() is not None:
+            raise SystemExit(log.read_text()[-3000:])
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def counter(self, name: str) -> float:
         """One of its counters, over all labels."""
@@ -66,9 +77,13 @@ def main() -> int:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-affinity-")))
         blocks = round(CACHE_SHARE * working_tokens() / ENGINES / BLOCK_TOKENS)
         engines = [Engine(port) for port in legs.free_ports(ENGINES)]
-        processes = [stack.enter_context(started(engine, model, directory, blocks)) for engine in engines]
-        for engine, process in zip(engines, processes, strict=True):
-            await_healthy(engine, process, directory)
+        logs = [directory / f"engine-{engine.port}.log" for engine in engines]
+        processes = []
+        for engine, log in zip(engines, logs, strict=True):
+            processes.append(stack.enter_context(started(engine, model, log, blocks)))
+            stack.callback(processes[-1].terminate)
+        for engine, process, log in zip(engines, processes, logs, strict=True):
+            eventually(partial(engine.answers, process, log), f"the vLLM of {log} to answer", START_SECONDS)
         results = {}
         for name, affine in (("prefix affinity", True), ("least loaded", False)):
             for engine in engines:
@@ -90,51 +105,27 @@ def working_tokens() -> int:
     return round(ALIVE * (TURNS + 1) / 2 * (110 + ANSWER_TOKENS))
 
 
-def started(engine: Engine, model: Path, directory: Path, blocks: int) -> subprocess.Popen[bytes]:
+def started(engine: Engine, model: Path, log: Path, blocks: int) -> subprocess.Popen[bytes]:
     python = venv.ensure("engine") / "bin" / "python"
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", f"--model={model}"]
     command += ["--served-model-name=support", "--host=127.0.0.1", f"--port={engine.port}", "--enforce-eager"]
     command += [f"--block-size={BLOCK_TOKENS}", f"--num-gpu-blocks-override={blocks}", "--max-model-len=1536"]
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     settings |= {"VLLM_SERVER_DEV_MODE": "1", "TORCHDYNAMO_DISABLE": "1", **ONE_PROCESS}
-    with (directory / f"engine-{engine.port}.log").open("wb") as log:
-        environment = {**legs.environment(), **settings, "HOME": str(directory)}
-        return _Ended(command, env=environment, stdout=log, stderr=log)
-
-
-class _Ended(subprocess.Popen[bytes]):
-    """A process that ends with its `with`."""
-
-    def __exit__(self, *problem: object) -> None:
-        self.terminate()
-        super().__exit__(*problem)  # type: ignore[arg-type]
-
-
-def await_healthy(engine: Engine, process: subprocess.Popen[bytes], directory: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{engine.url}/health", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    raise SystemExit((directory / f"engine-{engine.port}.log").read_text()[-3000:])
+    environment = {**legs.environment(), **settings, "HOME": str(log.parent)}
+    with log.open("wb") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
 
 def measured(directory: Path, engines: list[Engine], *, affine: bool) -> Json:
     """All chats through a gateway of its own; what the engines say of it."""
-    port, internal = legs.free_ports(2)
-    endpoints = [f"127.0.0.1:{engine.port}" for engine in engines]
-    routes = directory / f"routes-{affine}.yaml"
-    routes.write_text(json.dumps({"models": [{"name": "support", "endpoints": endpoints, "prefixAffinity": affine}]}))
-    command = ["-m", "llmops_serving.gateway", "--routes", str(routes), "--host", "127.0.0.1", "--workers", "1"]
-    command += ["--port", str(port), "--metrics-port", str(internal)]
-    gateway = legs.Leg("gateway", port, legs.python(directory, *command, log=f"gateway-{affine}"))
+    ports = [engine.port for engine in engines]
+    gateway = legs.gateway(directory, ports, name=f"gateway-{affine}", keyed=False, affine=affine)
     names = ("prefix_cache_hits_total", "prefix_cache_queries_total", "request_success_total")
     before = [{name: engine.counter(name) for name in names} for engine in engines]
     try:
         legs.wait_until_serving(gateway)
-        latencies = asyncio.run(talk(f"http://127.0.0.1:{port}"))
+        latencies = asyncio.run(talk(f"http://127.0.0.1:{gateway.port}"))
     finally:
         gateway.stop()
     found = [

@@ -76,9 +76,18 @@ def engines(directory: Path, ports: Sequence[int], token_seconds: float = 0.0) -
 
 
 def gateway(
-    directory: Path, targets: Sequence[int], *, name: str = "gateway", keyed: bool = True, compiles: bool = True
+    directory: Path,
+    targets: Sequence[int],
+    *,
+    name: str = "gateway",
+    keyed: bool = True,
+    compiles: bool = True,
+    affine: bool = True,
 ) -> Leg:
-    """Ours, one worker, compiled as in its image; metrics are always on, `keyed` adds keys and limits."""
+    """Ours, one worker, compiled as in its image; metrics are always on, `keyed` adds keys and limits.
+
+    Without `affine`, requests go to whoever has the fewest, not to who has their prompt's beginning.
+    """
     port, internal = free_ports(2)
     key = {
         "hash": hashlib.sha256(KEY.encode()).hexdigest(),
@@ -89,7 +98,8 @@ def gateway(
         "concurrency": 10**6,
         "monthlyTokens": 10**12,
     }
-    model = {"name": "support", "endpoints": [f"127.0.0.1:{target}" for target in targets]}
+    endpoints = [f"127.0.0.1:{target}" for target in targets]
+    model = {"name": "support", "endpoints": endpoints, "prefixAffinity": affine}
     routes = directory / f"{name.replace(' ', '-')}.yaml"
     routes.write_text(json.dumps({"models": [model], "keys": [key]}))
     arguments = ["-m", "llmops_serving.gateway", "--routes", str(routes), "--host", "127.0.0.1", "--workers", "1"]
