@@ -289,7 +289,7 @@ class Exchange:
         self._lane.leave(self)
         if self._call is not None:
             self._call.cancel()
-        self._count(499, complete=False)
+        self._count(499, self._gateway.now(), complete=False)
 
     def tick(self, now: float) -> None:
         """Once a second: keep waiting streams alive, give up what takes too long."""
@@ -316,15 +316,17 @@ class Exchange:
             self.refuse(_ENGINE_SILENT)
 
     def _end(self, status: int, *, told: bool, complete: bool = True) -> None:
-        self._count(status, complete=complete)
+        # uvloop sends what was written in a turn when the turn is over. Counting comes after that, so that no client
+        # waits for it, and before anything else is read, so that nobody sees a request that was not counted.
+        gateway = self._gateway
+        gateway.loop.call_soon(self._count, status, gateway.now(), complete)
         if told:
             self._client.finished(keep_alive=self._keep_alive)
         else:
             self._client.abandon()
 
-    def _count(self, status: int, *, complete: bool) -> None:
+    def _count(self, status: int, now: float, complete: bool) -> None:  # noqa: FBT001  as `call_soon` passes it
         gateway, lane, series = self._gateway, self._lane, self._series
-        now = gateway.now()
         series.ended(status, now - self._started)
         if self._first_at and status < 400:
             series.first_byte.observe(self._first_at - self._started)

@@ -258,24 +258,21 @@ class Meter:
         """`x-ratelimit-*` as OpenAI's clients know them; nothing for a key without limits."""
         lines: list[bytes] = []
         if self._requests is not None and self.key.requests_per_minute is not None:
-            lines.append(_bucket_lines(b"requests", self._requests, self.key.requests_per_minute, now))
+            lines.append(_bucket_lines("requests", self._requests, self.key.requests_per_minute, now))
         if self._tokens is not None and self.key.tokens_per_minute is not None:
-            lines.append(_bucket_lines(b"tokens", self._tokens, self.key.tokens_per_minute, now))
+            lines.append(_bucket_lines("tokens", self._tokens, self.key.tokens_per_minute, now))
         return lines
 
 
-def _bucket_lines(kind: bytes, bucket: Bucket, limit: int, now: float) -> bytes:
+def _bucket_lines(kind: str, bucket: Bucket, limit: int, now: float) -> bytes:
     level = bucket.level(now)
     full_in = (bucket.per_minute - level) * _MINUTE / bucket.per_minute if bucket.per_minute else 0.0
-    remaining = max(0, int(level))
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %.3fs" % (
-        kind,
-        limit,
-        kind,
-        remaining,
-        kind,
-        full_in,
+    lines = (
+        f"x-ratelimit-limit-{kind}: {limit}\r\n"
+        f"x-ratelimit-remaining-{kind}: {max(0, int(level))}\r\n"
+        f"x-ratelimit-reset-{kind}: {int(full_in * 1000)}ms"
     )
+    return lines.encode()
 
 
 def _resized(bucket: Bucket | None, limit: int | None, now: float, share: float) -> Bucket | None:
