@@ -31,6 +31,10 @@ class Models:
         self.wanted[name] += 1
         self.hands.change("llmdeployments", {"spec": {"engine": {"maxModelLen": self.wanted[name]}}}, name)
 
+    def touch(self, name: str, waiting: int) -> None:
+        """Ask for something that needs no other pods: how many requests may wait."""
+        self.hands.change("llmdeployments", {"spec": {"gateway": {"maxHeld": waiting}}}, name)
+
     def lagging(self) -> list[str]:
         """The objects whose Deployment is not as their spec says, or whose status is of an older spec."""
         path = f"/apis/apps/v1/namespaces/{self.hands.namespace}/deployments"
