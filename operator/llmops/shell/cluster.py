@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from aiohttp.abc import AbstractStreamWriter
 
 from llmops.shell.connection import Connection
 from llmops.shell.resources import Resource, of
@@ -61,11 +62,27 @@ class Change:
     object: Json
 
 
+class _Write(aiohttp.BytesPayload):
+    """The body of a write, which asks at the last moment whether it may be sent; its head goes with it, or not at all.
+
+    To find a connection can take longer than a Lease lasts, and a process can be stopped meanwhile.
+    """
+
+    def __init__(self, body: Json, may_write: Callable[[], None]) -> None:
+        super().__init__(orjson.dumps(body))
+        self._may_write = may_write
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """As aiohttp sends it."""
+        self._may_write()
+        await super().write_with_length(writer, content_length)
+
+
 class Cluster:
     """One API server; `connections` bounds the requests at once, watches not counted.
 
-    `observe_call(verb, plural, status)` is told of every request. `may_write()` is asked before every write and raises
-    when this process must not write any more.
+    `observe_call(verb, plural, status)` is told of every request. `may_write()` is asked before every write, and again
+    when it is sent, and raises when this process must not write any more.
     """
 
     def __init__(
@@ -273,7 +290,7 @@ class Cluster:
         data = None
         if body is not None:
             headers["Content-Type"] = content_type
-            data = orjson.dumps(body)
+            data = _Write(body, self._may_write)
         try:
             async with self._session.request(verb, path, params=query, data=data, headers=headers) as response:
                 payload = await response.read()
