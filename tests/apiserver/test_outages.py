@@ -41,10 +41,15 @@ def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_mo
     assert violations == []
 
 
-def test_a_leader_that_is_told_to_go_gives_its_lease_to_nobody_before_its_last_write_is_done(
-    plane: ControlPlane, directory: Path
+@pytest.mark.parametrize(("fault", "given_back"), [(Fault.DELAY, True), (Fault.HANG, False)])
+def test_a_leader_that_is_told_to_go_gives_its_lease_back_when_its_last_write_is_done_and_not_before(
+    plane: ControlPlane,
+    directory: Path,
+    fault: Fault,
+    given_back: bool,  # noqa: FBT001
 ) -> None:
-    with Lane(plane, directory, "leaving", ["leaving-work"]) as lane:
+    home, work = f"leaving-{fault}", f"leaving-{fault}-work"
+    with Lane(plane, directory, home, [work]) as lane:
         told = threading.Event()
 
         def tell(call: Call) -> Fault | None:
@@ -52,7 +57,7 @@ def test_a_leader_that_is_told_to_go_gives_its_lease_to_nobody_before_its_last_w
                 return None
             told.set()
             lane.process.send_signal(signal.SIGTERM)
-            return Fault.DELAY  # of three seconds: longer than a leader that is told to go waits
+            return fault
 
         lane.proxy.choose = tell
         models = Models(lane, 1)
@@ -60,8 +65,9 @@ def test_a_leader_that_is_told_to_go_gives_its_lease_to_nobody_before_its_last_w
         assert told.wait(60)
         lane.stop()
         assert lane.process.wait(60) == 0
-        lease = json.loads(plane.kubectl("get", "lease", LEASE_NAME, "-n", "leaving", "-o", "json"))
-        assert lease["spec"]["holderIdentity"], "the Deployment was not written yet, and somebody else might have been"
+        lease = json.loads(plane.kubectl("get", "lease", LEASE_NAME, "-n", home, "-o", "json"))
+        assert (not lease["spec"].get("holderIdentity")) is given_back
+        assert bool(plane.kubectl("get", "deployments", "-n", work, "-o", "name")) is given_back
 
 
 def test_kopf_does_not_fall_silent_when_its_watches_meet_nothing_but_503(plane: ControlPlane, directory: Path) -> None:

@@ -53,7 +53,8 @@ from llmops.shell.world import World
 log = structlog.get_logger()
 
 LEASE_NAME = "llmops-operator"
-WRITTEN_SECONDS = 1.0  # a Lease that is not given back costs ten
+# A Lease that is not given back costs ten seconds. Renewed up to two before, it is surely held for five more.
+WRITTEN_SECONDS = 4.0
 CHILDREN = (
     CONFIG_MAP,
     CRON_JOB,
