@@ -27,6 +27,7 @@ from llmops_serving.gateway.upstream import Connection
 
 TOKENS = 64
 FEW, MANY = 50, 550
+KINDS = (("answer", 1), ("request", 1), ("chunk", TOKENS))
 
 
 class Wire:
@@ -97,10 +98,12 @@ class Bench:
         [connection] = [connection for pod, connection in self.engines if pod.in_flight]
         for data in answer:
             connection.data_received(data)
-        for callback, arguments in self.loop.later * self.counted:
-            callback(*arguments)
+        if self.counted:
+            for callback, arguments in self.loop.later:
+                callback(*arguments)
+        else:
+            self.gateway.exchanges.clear()
         self.loop.later.clear()
-        self.gateway.exchanges.clear()
 
 
 def run(kind: str, count: int) -> None:
@@ -137,14 +140,14 @@ def instructions(kind: str, count: int, serving: Path) -> int:
 
 def main() -> None:
     for name, serving in (("plain Python", ROOT / "serving"), ("compiled", compiled.ensure())):
-        for kind, units in (("answer", 1), ("request", 1), ("chunk", TOKENS)):
+        for kind, units in KINDS:
             few, many = (instructions(kind, count, serving) for count in (FEW, MANY))
             print(f"{(many - few) / (MANY - FEW) / units:9.0f} instructions per {kind}, {name}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["time"]:
-        for what, per in (("answer", 1), ("request", 1), ("chunk", TOKENS)):
+        for what, per in KINDS:
             best = 1.0
             for _ in range(7):
                 begun = time.process_time()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from llmops.shell.cluster import Cluster, Unavailable
 from llmops.shell.connection import Connection
@@ -30,21 +29,6 @@ class Server:
         return web.json_response(PLAN)
 
 
-@asynccontextmanager
-async def serving(server: Server) -> AsyncIterator[str]:
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0]
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        await runner.cleanup()
-
-
 async def late_write(server: Server) -> None:
     """One that was allowed, waits for a connection, and is not allowed any more when it has one."""
     allowed, was_allowed = True, asyncio.Event()
@@ -54,8 +38,10 @@ async def late_write(server: Server) -> None:
             raise Unavailable(0, "not sure to hold the Lease")
         was_allowed.set()
 
-    async with serving(server) as url:
-        cluster = Cluster(Connection(url), connections=1, may_write=may_write)
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", server.handle)
+    async with TestServer(application) as listening:
+        cluster = Cluster(Connection(str(listening.make_url(""))), connections=1, may_write=may_write)
         try:
             first = asyncio.create_task(cluster.apply(PLAN, manager="test"))
             await server.asked.wait()
