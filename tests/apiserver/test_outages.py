@@ -70,6 +70,29 @@ def test_a_leader_that_is_told_to_go_gives_its_lease_back_when_its_last_write_is
         assert bool(plane.kubectl("get", "deployments", "-n", work, "-o", "name")) is given_back
 
 
+def test_a_write_that_comes_after_a_newer_one_is_refused_and_judged_again(plane: ControlPlane, directory: Path) -> None:
+    """As that of a process which was stopped in the instant of its write and goes on while another one leads."""
+    work = "overtaken-work"
+    with Lane(plane, directory, "overtaken", [work], **HARDLY_EVER) as lane:
+        models = Models(lane, 1)
+        models.create()
+        assert models.settled() < float("inf"), models.lagging()
+        late: list[Call] = []
+
+        def hold_up(call: Call) -> Fault | None:
+            if call.resource != "deployments" or late:
+                return None
+            late.append(call)
+            return Fault.DELAY
+
+        newer = ("-n", work, "by=other")
+        lane.proxy.struck[work] = lambda call: plane.kubectl("annotate", f"deployment/{call.name}", *newer)
+        lane.proxy.choose = hold_up
+        models.change(*models.wanted)
+        assert models.settled() < float("inf"), models.lagging()
+        assert late[0].status == 409
+
+
 def test_kopf_does_not_fall_silent_when_its_watches_meet_nothing_but_503(plane: ControlPlane, directory: Path) -> None:
     finite = kopf.finding(plane, directory, sys.executable, "finite", endless=False)
     assert not finite.silent, finite

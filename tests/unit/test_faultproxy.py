@@ -18,11 +18,20 @@ OURS = "/apis/llmops.dev/v1alpha1/namespaces/team/llmdeployments/m"
 SECRETS = "/api/v1/namespaces/team/secrets"
 
 
-def sent(standing: Standing, process: str, method: str, target: str, body: Any = None, *, version: int = 0) -> Call:
+def sent(
+    standing: Standing,
+    process: str,
+    method: str,
+    target: str,
+    body: Any = None,
+    *,
+    version: int = 0,
+    status: int = 200,
+) -> Call:
     """One request that the API server carried out, leaving the object at `version`."""
     call = parsed(process, method, target, json.dumps(body).encode() if body else b"")
     known = standing.before(call)
-    call.status = 200
+    call.status = status
     meta = {"name": call.name, "namespace": call.namespace, "resourceVersion": str(version)}
     standing.after(call, {"metadata": meta} if version else {}, known)
     return call
@@ -66,6 +75,16 @@ def test_a_write_by_a_former_leader_is_noticed() -> None:
     standing = led("a")
     sent(standing, "b", "PUT", LEASE, {"spec": {"holderIdentity": "b"}})
     sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}})
+    assert standing.violations == ["a: team: patch services/m-engine: a write, while the leader is b"]
+    assert standing.too_late == 0
+
+
+def test_a_former_leaders_write_that_the_api_server_refuses_for_its_version_does_no_harm() -> None:
+    standing = led("a")
+    sent(standing, "b", "PUT", LEASE, {"spec": {"holderIdentity": "b"}})
+    sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}}, status=409)
+    assert (standing.violations, standing.too_late) == ([], 1)
+    sent(standing, "a", "PATCH", f"{SERVICE}?fieldManager=x", {"spec": {}}, status=422)
     assert standing.violations == ["a: team: patch services/m-engine: a write, while the leader is b"]
 
 

@@ -98,12 +98,12 @@ async def _annotate(pod: Json, wanted: dict[str, str], world: World) -> None:
     written = meta.get("annotations") or {}
     if all(written.get(name) == value for name, value in wanted.items()):
         return
-    identity = {key: meta[key] for key in ("name", "namespace", "uid")}
+    identity = {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion")}
     patch = {"apiVersion": "v1", "kind": "Pod", "metadata": {**identity, "annotations": wanted}}
     try:
         world.mirror.put(await world.cluster.apply(patch, manager=names.CHILD_MANAGER))
     except Conflicting:
-        return  # another pod has the name by now: its arrival wakes us
+        return  # it changed, or another pod has the name by now: that wakes us
 
 
 def _job(children: Sequence[Json], name: str) -> tuple[Json | None, list[Json]]:

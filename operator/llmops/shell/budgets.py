@@ -30,7 +30,7 @@ class Budgets:
         """Nothing heard yet; `sums` are tokens by `MONTH.KEY`."""
         self._cluster, self._namespace = cluster, namespace
         self.sums: dict[str, int] = {}
-        self._written: dict[str, int] = {}
+        self._written: dict[str, int] | None = None
 
     def heard(self, month: str, key: str, tokens: int) -> None:
         """A gateway knows of so many tokens of this key in this month."""
@@ -48,23 +48,24 @@ class Budgets:
 
     async def write(self) -> None:
         """Write the sums, unless they are there already."""
-        if not self._written:
-            live = await self._cluster.get(CONFIG_MAP, self._namespace, names.USAGE_CONFIG_MAP)
-            if live is None:
-                return
-            for name, value in _counts(live.get("data") or {}).items():
-                self.sums[name] = max(value, self.sums.get(name, 0))
-        kept = sorted({name.partition(".")[0] for name in self.sums})[-MONTHS_KEPT:]
-        self.sums = {name: value for name, value in self.sums.items() if name.partition(".")[0] in kept}
         if self.sums == self._written:
             return
-        manifest: dict[str, Any] = {
-            "apiVersion": CONFIG_MAP.api_version,
-            "kind": CONFIG_MAP.kind,
-            "metadata": {"name": names.USAGE_CONFIG_MAP, "namespace": self._namespace},
-            "data": {name: str(value) for name, value in sorted(self.sums.items())},
-        }
-        await self._cluster.apply(manifest, manager=MANAGER)
+        live = await self._cluster.get(CONFIG_MAP, self._namespace, names.USAGE_CONFIG_MAP)
+        if live is None:
+            return
+        there = _counts(live.get("data") or {})
+        for name, value in there.items():
+            self.sums[name] = max(value, self.sums.get(name, 0))
+        kept = sorted({name.partition(".")[0] for name in self.sums})[-MONTHS_KEPT:]
+        self.sums = {name: value for name, value in self.sums.items() if name.partition(".")[0] in kept}
+        if self.sums != there:
+            manifest: dict[str, Any] = {
+                "apiVersion": CONFIG_MAP.api_version,
+                "kind": CONFIG_MAP.kind,
+                "metadata": {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")},
+                "data": {name: str(value) for name, value in sorted(self.sums.items())},
+            }
+            await self._cluster.apply(manifest, manager=MANAGER)
         self._written = dict(self.sums)
 
 

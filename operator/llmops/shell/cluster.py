@@ -158,7 +158,7 @@ class Cluster:
         )
 
     async def scale(self, workload: Json, replicas: int, *, manager: str) -> Json:
-        """Set the number of replicas of a workload and nothing else about it."""
+        """Set the number of replicas of the workload that was read, and nothing else about it."""
         resource, meta = of(workload), workload["metadata"]
         return await self._call(
             "PATCH",
@@ -168,7 +168,7 @@ class Cluster:
             body={
                 "apiVersion": "autoscaling/v1",
                 "kind": "Scale",
-                "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+                "metadata": {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion")},
                 "spec": {"replicas": replicas},
             },
             content_type="application/apply-patch+yaml",

@@ -45,14 +45,17 @@ async def converge(
     done = []
     for wish in wanted:
         stamped = _stamped(wish)
-        child = existing.get(_identity(wish))
-        if child is not None and child["metadata"].get("deletionTimestamp"):
-            continue  # it must be gone before its name is free; its deletion wakes us
-        if child is not None and (wish["kind"] in WRITE_ONCE or _holds(stamped, child, uid)):
+        child = existing.get(_identity(wish)) or await _claimable(cluster, wish, owner)
+        if _stands(stamped, child, uid):
             continue
-        if child is None:
-            await _claimable(cluster, wish, owner)
-        mirror.put(await _apply(cluster, stamped, uid))
+        try:
+            mirror.put(await _apply(cluster, stamped, child, uid))
+        except Conflicting:
+            # Our copy was late. Whether it still is to be written is judged by what is there now.
+            child = await _claimable(cluster, wish, owner)
+            if _stands(stamped, child, uid):
+                continue
+            mirror.put(await _apply(cluster, stamped, child, uid))
         done.append(f"applied {wish['kind']}/{wish['metadata']['name']}")
     wished = {_identity(wish) for wish in wanted}
     for child in removable:
@@ -61,6 +64,15 @@ async def converge(
         await _drop(cluster, child, uid)
         done.append(f"deleted {child['kind']}/{child['metadata']['name']}")
     return done
+
+
+def _stands(wish: Json, live: Json | None, uid: str) -> bool:
+    """Whether nothing is to be written: the child is as it should be, or in nobody's hands but its own."""
+    if live is None:
+        return False
+    if live["metadata"].get("deletionTimestamp"):
+        return True  # it must be gone before its name is free; its deletion wakes us
+    return wish["kind"] in WRITE_ONCE or _holds(wish, live, uid)
 
 
 def _holds(wish: Json, live: Json, uid: str) -> bool:
@@ -96,21 +108,22 @@ def _same_quantity(one: Any, other: Any) -> bool:
         return False
 
 
-async def _claimable(cluster: Cluster, wish: Json, owner: Json) -> None:
-    """Refuse to take over an object that a user, or another owner, made under the same name.
+async def _claimable(cluster: Cluster, wish: Json, owner: Json) -> Json | None:
+    """What there is of a wished name, read live; an object that a user, or another owner, made is not taken over.
 
     Raises:
+        NeedsUser: it is somebody else's.
         Conflicting: it is what a deleted object of the owner's name left behind, and its deletion is on its way.
     """
     meta, uid = wish["metadata"], owner["metadata"]["uid"]
     found = await cluster.get(of(wish), meta["namespace"], meta["name"])
     if found is None or _owned(found, uid):
-        return
+        return found
     if ownership.of_predecessor(found, owner):
         name = f"{wish['kind']} {meta['namespace']}/{meta['name']}"
         raise Conflicting(409, f"{name} goes with the object of this name that was deleted")
     if _shared(wish) and names.MANAGED_BY.items() <= (found["metadata"].get("labels") or {}).items():
-        return
+        return found
     raise NeedsUser(
         Reason.CONFLICT,
         f"{wish['kind']} {meta['namespace']}/{meta['name']} exists and does not belong to this object. "
@@ -118,9 +131,15 @@ async def _claimable(cluster: Cluster, wish: Json, owner: Json) -> None:
     )
 
 
-async def _apply(cluster: Cluster, wish: Json, uid: str) -> Json:
+async def _apply(cluster: Cluster, wish: Json, live: Json | None, uid: str) -> Json:
+    """Write the wish over the very version it was judged against.
+
+    A process that is stopped in the instant of its write sends it when it goes on, by then perhaps as one of two: what
+    the other wrote meanwhile is newer.
+    """
+    versioned = {**wish, "metadata": {**wish["metadata"], **(_exact(live) if live else {})}}
     try:
-        return await cluster.apply(wish, manager=_manager(wish, uid))
+        return await cluster.apply(versioned, manager=_manager(wish, uid))
     except Refused as error:
         if error.status in (400, 403, 422):
             reason = Reason.QUOTA_EXCEEDED if "exceeded quota" in str(error) else Reason.FORBIDDEN
@@ -135,16 +154,20 @@ async def _drop(cluster: Cluster, child: Json, uid: str) -> None:
     found = await cluster.get(of(child), meta["namespace"], meta["name"])
     if found is None or found["metadata"]["uid"] != meta["uid"] or not _owned(found, uid):
         return
-    identity = {"apiVersion": child["apiVersion"], "kind": child["kind"]}
-    if ownership.owner_uids(found) != {uid}:
-        # Applying nothing gives back every field that only this manager owns: its owner reference.
-        release = {**identity, "metadata": {"name": meta["name"], "namespace": meta["namespace"]}}
-        await cluster.apply(release, manager=_manager(child, uid))
-        return
+    exact = {"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": _exact(found)}
     try:
-        await cluster.delete({**found, **identity})
+        if ownership.owner_uids(found) != {uid}:
+            # Applying nothing gives back every field that only this manager owns: its owner reference.
+            await cluster.apply(exact, manager=_manager(child, uid))
+        else:
+            await cluster.delete(exact)
     except Conflicting:
         return  # it changed under our hands: its change wakes us, and then it is judged again
+
+
+def _exact(live: Json) -> Json:
+    """What names this very version of an object."""
+    return {key: live["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
 
 
 def _manager(manifest: Json, uid: str) -> str:
