@@ -35,10 +35,10 @@ def test_a_leader_that_goes_and_one_that_comes_back_as_a_zombie_write_nothing_mo
     plane: ControlPlane, directory: Path
 ) -> None:
     hows: dict[leader.How, int] = {signal.SIGTERM: 1, signal.SIGSTOP: 1, leader.CUT_OFF: 1}
-    times, violations, _ = leader.measured(plane, directory, hows, pairs=1)
-    assert [len(each) for each in times.values()] == [1, 1, 1]
-    assert times[signal.SIGTERM][0] < LEASE_SECONDS / 2, "one that is told to go gives the Lease back"
-    assert violations == []
+    found = leader.measured(plane, directory, hows, pairs=1)
+    assert [len(each) for each in found.times.values()] == [1, 1, 1]
+    assert found.times[signal.SIGTERM][0] < LEASE_SECONDS / 2, "one that is told to go gives the Lease back"
+    assert found.violations == []
 
 
 @pytest.mark.parametrize(("fault", "given_back"), [(Fault.DELAY, True), (Fault.HANG, False)])

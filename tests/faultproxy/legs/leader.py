@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -115,29 +116,35 @@ def pair(plane: ControlPlane, directory: Path, name: str, clocks: Sequence[str])
             two.close()
 
 
+@dataclass
+class Found:
+    """Seconds that takeovers took, what broke a standing assertion, and of all writes those refused as too late."""
+
+    times: dict[How, list[float]] = field(default_factory=lambda: defaultdict(list))
+    violations: list[str] = field(default_factory=list)
+    writes: int = 0
+    too_late: int = 0
+
+
 def measured(
     plane: ControlPlane, directory: Path, counts: dict[How, int], *, pairs: int, clocks: Sequence[str] = ("",)
-) -> tuple[dict[How, list[float]], list[str], int]:
-    """Takeover times by signal, what broke a standing assertion, and how many writes were made."""
+) -> Found:
+    """Takeovers by so many pairs at once, which share the counts."""
+    found = Found()
 
-    def one(number: int) -> tuple[dict[How, list[float]], list[str], int]:
-        times = defaultdict(list)
+    def one(number: int) -> None:
         with pair(plane, directory, f"pair-{number}", clocks) as two:
             for how, count in counts.items():
                 for _ in range(len(range(number, count, pairs))):
-                    times[how].append(two.end(how))
+                    found.times[how].append(two.end(how))
             proxy = two.site.proxy
-            return times, proxy.standing.violations, sum(call.writes for call in proxy.calls)
+            found.violations += proxy.standing.violations
+            found.too_late += proxy.standing.too_late
+            found.writes += sum(call.writes for call in proxy.calls)
 
-    times: dict[How, list[float]] = defaultdict(list)
-    violations, writes = [], 0
     with ThreadPoolExecutor(pairs) as pool:
-        for found, broken, written in pool.map(one, range(pairs)):
-            for how, each in found.items():
-                times[how] += each
-            violations += broken
-            writes += written
-    return times, violations, writes
+        list(pool.map(one, range(pairs)))
+    return found
 
 
 def run(directory: Path, *, long: bool) -> Section:
@@ -145,18 +152,22 @@ def run(directory: Path, *, long: bool) -> Section:
     if not long:
         counts = {how: count // 5 for how, count in counts.items()}
     with ground() as plane:
-        times, violations, writes = measured(plane, directory, counts, pairs=3, clocks=CLOCKS)
+        found = measured(plane, directory, counts, pairs=3, clocks=CLOCKS)
     rows = [
         [HOWS[how], len(each), *(f"{at(each, share):.1f}" for share in (0.5, 0.99)), f"{PROMISED[how]:.1f}"]
-        for how, each in times.items()
+        for how, each in found.times.items()
     ]
     broken = [
-        f"{HOWS[how]}: p99 {at(each, 0.99):.1f} s" for how, each in times.items() if at(each, 0.99) > PROMISED[how]
+        f"{HOWS[how]}: p99 {at(each, 0.99):.1f} s"
+        for how, each in found.times.items()
+        if at(each, 0.99) > PROMISED[how]
     ]
     body = table(["what happens to the leader", "times", "takeover, median s", "p99 s", "promised"], rows)
     body += "\n\nThe replicas' wall clocks are right, an hour ahead and an hour behind, in turn."
-    body += f" {writes} writes, of which {len(violations)} by a process that did not hold the Lease or otherwise wrong."
-    return Section("leader", "Two replicas", body, (*broken, *violations[:5]))
+    body += f""" {found.writes} writes. Carried out for a process that did not hold the Lease, or otherwise wrong:
+{len(found.violations)}. Sent by a process that was stopped in the instant of its write, and refused by the API server because
+another had written meanwhile: {found.too_late}."""
+    return Section("leader", "Two replicas", body, (*broken, *found.violations[:5]))
 
 
 def at(values: Sequence[float], share: float) -> float:
