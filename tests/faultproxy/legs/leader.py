@@ -21,6 +21,7 @@ from llmops.shell.leadership import LEASE_SECONDS
 from tests.faultproxy.lane import Site, ground
 from tests.faultproxy.models import Models
 from tests.faultproxy.page import Section, table
+from tests.faultproxy.proxy import FaultProxy
 
 PATIENCE_SECONDS = 180
 How = signal.Signals | Literal["cut off"]
@@ -132,18 +133,18 @@ def measured(
     """Takeovers by so many pairs at once, which share the counts."""
     found = Found()
 
-    def one(number: int) -> None:
+    def one(number: int) -> FaultProxy:
         with pair(plane, directory, f"pair-{number}", clocks) as two:
             for how, count in counts.items():
                 for _ in range(len(range(number, count, pairs))):
                     found.times[how].append(two.end(how))
-            proxy = two.site.proxy
+            return two.site.proxy
+
+    with ThreadPoolExecutor(pairs) as pool:
+        for proxy in pool.map(one, range(pairs)):
             found.violations += proxy.standing.violations
             found.too_late += proxy.standing.too_late
             found.writes += sum(call.writes for call in proxy.calls)
-
-    with ThreadPoolExecutor(pairs) as pool:
-        list(pool.map(one, range(pairs)))
     return found
 
 
@@ -164,9 +165,9 @@ def run(directory: Path, *, long: bool) -> Section:
     ]
     body = table(["what happens to the leader", "times", "takeover, median s", "p99 s", "promised"], rows)
     body += "\n\nThe replicas' wall clocks are right, an hour ahead and an hour behind, in turn."
-    body += f""" {found.writes} writes. Carried out for a process that did not hold the Lease, or otherwise wrong:
-{len(found.violations)}. Sent by a process that was stopped in the instant of its write, and refused by the API server because
-another had written meanwhile: {found.too_late}."""
+    body += f""" {found.writes} writes.
+Carried out for a process that did not hold the Lease, or otherwise wrong: {len(found.violations)}. Sent by a process
+that was stopped in the instant of its write, and refused because another had written meanwhile: {found.too_late}."""
     return Section("leader", "Two replicas", body, (*broken, *found.violations[:5]))
 
 
