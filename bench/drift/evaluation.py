@@ -37,7 +37,7 @@ from tests.integration.drift.live import (
 
 PER_SECOND, SECONDS, WINDOW = 5, 3900, 500
 LOOKBACK_SECONDS = 990
-SCORED = "llmops:drift_psi_debiased and on (baseline) llmops:drift_psi_last_week"
+SCORED = "llmops:drift_psi_debiased and on (baseline) llmops:drift_bar"
 BUDGET_MS, MOST_SERIES = 5.0, 300
 VERSIONS = ("3", "2")
 

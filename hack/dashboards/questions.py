@@ -209,13 +209,14 @@ DRIFT = Dashboard(
     {
         "Score": (
             Panel(
-                "Debiased PSI and its threshold",
+                "Debiased PSI and the bar it must pass",
                 "short",
                 {
                     f"{{{{signal}}}} {NAMED}": f"llmops:drift_psi_debiased{{{CHOSEN}}}",
-                    f"threshold {{{{signal}}}} {NAMED}": f"llmops:drift_threshold{{{CHOSEN}}}",
+                    f"bar {{{{signal}}}} {NAMED}": f"llmops:drift_bar{{{CHOSEN}}}",
                 },
-                "An alarm also needs significance and a sample large enough.",
+                "The bar is the threshold, or higher where the same hour of last week or a small sample explains "
+                "the score. An alarm also needs a sample large enough.",
                 span=16,
             ),
             Panel("Requests in the window", "short", {f"{{{{signal}}}} {NAMED}": f"llmops:drift_samples{{{CHOSEN}}}"}),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from textwrap import dedent
 from typing import Any
 
@@ -19,8 +18,6 @@ from llmops.desired.drift_scores import SIGNAL, Rule, Scores, companion_seconds,
 
 REQUESTS = "llmops_gateway_requests_total"
 ALWAYS_PRESENT = "llmops_gateway_connections"  # every gateway exposes it from its start, traffic or not
-
-WEEK_TOLERANCE = 2  # how far above its threshold a signal may lie and still be excused by the same hour last week
 
 
 def drift_groups(
@@ -75,14 +72,9 @@ class _Alerts:
 
     def drifted(self) -> Rule:
         own, literal = self.scores.own, self.scores.literal
-        score, bar = own(series.DEBIASED), literal(series.THRESHOLD)
         expression = f"""
-            {score} > on {SIGNAL} {bar}
-              and on (baseline) ({own(series.SAMPLES)} >= on (baseline) {literal(series.ENOUGH)})
-              unless on (baseline) (
-                {own(series.LAST_WEEK)} <= on {SIGNAL} {bar}
-                  and on (baseline) ({score} <= on (baseline) {WEEK_TOLERANCE} * {bar})
-              ){self.insignificant()}"""
+            {own(series.DEBIASED)} > on {SIGNAL} {literal(series.BAR)}
+              and on (baseline) ({own(series.SAMPLES)} >= on (baseline) {literal(series.ENOUGH)})"""
         share, expected = _its(series.SHARE), f"last_over_time({_its(series.EXPECTED)}[{self.scores.behind}])"
         terms = f"({share} - on (bin) {expected}) * on (bin) ln({share} / on (bin) {expected})"
         return self.alert(
@@ -91,23 +83,12 @@ class _Alerts:
             {},
             held=self.held,
             summary=f'{self.name}: {{{{ $labels.signal }}}} drifted, debiased PSI {{{{ printf "%.3f" $value }}}} over '
-            f'{{{{ range query {_of_alert(_its(series.THRESHOLD))} }}}}{{{{ printf "%.3f" .Value }}}}{{{{ end }}}}',
+            f'{{{{ range query {_of_alert(_its(series.BAR))} }}}}{{{{ printf "%.3f" .Value }}}}{{{{ end }}}}',
             description="Bins that contribute most: "
             f"{{{{ range query {_of_alert(f'topk(3, {terms})')} }}}}{{{{ .Labels.bin }}}} "
             f'({{{{ printf "%.3f" .Value }}}}) {{{{ end }}}}of {{{{ range query {_of_alert(_its(series.SAMPLES))} }}}}'
             f'{{{{ printf "%.0f" .Value }}}}{{{{ end }}}} requests in {self.scores.window}.',
         )
-
-    def insignificant(self) -> str:
-        """The floor of significance, for the signals for which the other bars are no higher."""
-        doubtful = self.scores.doubtful
-        if not doubtful:
-            return ""
-        literal = partial(self.scores.literal, only=doubtful)
-        noise = self.scores.noise(literal(series.REFERENCE), only=doubtful)
-        score = self.scores.own(series.DEBIASED, only=doubtful)
-        return f"""
-              unless on (baseline) ({score} / on {SIGNAL} {noise} <= on (baseline) {literal(series.CRITICAL)})"""
 
     def unscored(self) -> Rule:
         """Traffic without a score, which would otherwise disarm the alert in silence."""

@@ -1,10 +1,11 @@
 """Recording rules that score a deployment's traffic against its frozen baselines, all signals in each expression.
 
-A rule costs a Prometheus some twenty microseconds before it computes anything, and each selector in it as much again.
-So a rule is written once for all signals where that is possible, and vectors meet on the labels `signal` and
-`baseline`: what is counted of one signal never meets another one's bins. And what never changes is not written every
-minute: a baseline's literals are four times rarer, and read from the sixteen evaluations behind, which a Prometheus
-may be away.
+A rule costs a Prometheus some twenty microseconds before it computes anything, and each selector in it as much again:
+it prints and parses the expression at every evaluation, its regular expressions included. So a rule is written once for
+all signals where that is possible, selectors look for one short text (`baselines`), and vectors meet on the labels
+`signal` and `baseline`: what is counted of one signal never meets another one's bins. And what never changes is not
+written every minute: a baseline's literals are four times rarer, and read from the sixteen evaluations behind, which a
+Prometheus may be away.
 
 Forces that shape the expressions:
 - `increase()` per series, then `sum`: the other way round a restarted gateway makes the sum jump backwards.
@@ -16,12 +17,12 @@ Forces that shape the expressions:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from math import log
 from typing import Any
 
+from llmops import names
 from llmops.api.drift import OTHER, SERIES, FrozenBaseline, Watched, Window, evaluation_seconds
 
 Rule = dict[str, Any]
@@ -39,12 +40,15 @@ SHARE = "llmops:drift_share"
 DEBIASED = "llmops:drift_psi_debiased"
 CUMULATIVE = "llmops:drift_cumulative"
 COUNT = "llmops:drift_count"
-LAST_WEEK = "llmops:drift_psi_last_week"
+BAR = "llmops:drift_bar"  # what a score must pass now
 DRIFT_ALERT = "LLMTrafficDrift"
 LAST = "_last_week"  # at the end of a name: the same of that hour
 
+WEEK_TOLERANCE = 2  # how far above its threshold a signal may lie and still be excused by the same hour last week
+
 SIGNAL = "(signal, baseline)"
 BIN = "(signal, baseline, bin)"
+RANGE, CATEGORY = 'hi!=""', 'hi=""'  # two kinds of bins
 
 
 def companion_seconds(window: Window) -> int:
@@ -88,16 +92,21 @@ class Scores:
         ]
 
     def companions(self) -> list[Rule]:
-        """The baseline, what people look at beside the score, and the hour of last week that may excuse it."""
+        """The baseline, what people look at beside the score, and the bar, for which last week is looked at."""
         return [
             *(rule for each in self.baselines for rule in self.frozen(each)),
             self.record("llmops:drift_jensen_shannon", self.jensen_shannon),
             *(self.of(each, "llmops:drift_kolmogorov_smirnov", self.gap(each)) for each in self.histograms),
             *self.counted(then=LAST, offset=" offset 1w"),
-            self.record(LAST_WEEK, self.last_week),
+            self.record(BAR, self.bar),
         ]
 
     # -- what identifies the series ------------------------------------------------------------------------------
+
+    @property
+    def identity(self) -> str:
+        """All baselines as one label: of two rule files that disagree about one of them, neither writes the other's."""
+        return names.digest([self.watched.identity(each) for each in self.baselines], length=8)
 
     @property
     def histograms(self) -> tuple[FrozenBaseline, ...]:
@@ -107,20 +116,26 @@ class Scores:
     def categories(self) -> tuple[FrozenBaseline, ...]:
         return tuple(each for each in self.baselines if not SERIES[each.signal].is_histogram)
 
-    def record(self, name: str, expression: str) -> Rule:
-        """For all signals, which the expression tells apart."""
-        return {"record": name, "expr": expression, "labels": self.watched.labels}
+    def record(self, name: str, expression: str, **labels: str) -> Rule:
+        """For all signals, which the expression or the labels tell apart."""
+        return {
+            "record": name,
+            "expr": expression,
+            "labels": self.watched.labels | {"baselines": self.identity} | labels,
+        }
 
     def of(self, baseline: FrozenBaseline, name: str, expression: str, **labels: str) -> Rule:
         """For one signal."""
         about = {"signal": baseline.signal, "baseline": self.watched.identity(baseline)}
-        return {"record": name, "expr": expression, "labels": self.watched.labels | about | labels}
+        return self.record(name, expression, **about, **labels)
 
-    def own(self, name: str, *more: str, only: Iterable[FrozenBaseline] | None = None) -> str:
-        """Selects recorded series by their baselines alone: each further matcher costs as much again."""
-        wanted = "|".join(self.watched.identity(each) for each in (self.baselines if only is None else only))
-        operator = "=~" if "|" in wanted else "="
-        return f"{name}{{{matchers({}, f'baseline{operator}{quoted(wanted)}', *more)}}}"
+    def own(self, name: str, *more: str) -> str:
+        """Selects recorded series of all signals by one label alone: each further matcher costs as much again."""
+        return f"{name}{{{matchers({'baselines': self.identity}, *more)}}}"
+
+    def its(self, name: str, baseline: FrozenBaseline) -> str:
+        """Selects recorded series of one signal."""
+        return f"{name}{{{matchers({'baseline': self.watched.identity(baseline)})}}}"
 
     def source(self, baseline: FrozenBaseline, *more: str, offset: str = "") -> str:
         """`increase()` of the gateway's series of this signal."""
@@ -154,9 +169,9 @@ class Scores:
             *(self.of(baseline, name, f"vector({value!r})") for name, value in bars.items()),
         ]
 
-    def literal(self, name: str, *more: str, only: Iterable[FrozenBaseline] | None = None) -> str:
-        """Selects what `frozen` wrote."""
-        return f"last_over_time({self.own(name, *more, only=only)}[{self.behind}])"
+    def literal(self, name: str, *more: str) -> str:
+        """Selects what `frozen` wrote, or what is evaluated as rarely."""
+        return f"last_over_time({self.own(name, *more)}[{self.behind}])"
 
     @property
     def behind(self) -> str:
@@ -193,20 +208,20 @@ class Scores:
         """Requests in the window."""
         counted = list[str]()
         if self.histograms:
-            counted.append(self.own(CUMULATIVE + then, 'hi="+Inf"', only=self.histograms))
+            counted.append(self.own(CUMULATIVE + then, 'hi="+Inf"'))
         if self.categories:
-            counted.append(self.own(COUNT + then, only=self.categories))
+            counted.append(self.own(COUNT + then))
         return "\nor ".join(f"sum by {SIGNAL} ({each})" for each in counted)
 
     def counts(self, then: str) -> str:
         """Requests per bin."""
         counted = list[str]()
         if self.histograms:
-            counted.append(f"({self.differences(self.own(CUMULATIVE + then, only=self.histograms))})")
+            counted.append(f"({self.differences(self.own(CUMULATIVE + then))})")
         if self.categories:
-            # A category nobody used counts zero.
-            zero = f"0 * {self.literal(EXPECTED, only=self.categories)}"
-            counted.append(f"({self.own(COUNT + then, only=self.categories)} or on {BIN} {zero})")
+            named = f'label_replace({self.own(COUNT + then)}, "bin", "{OTHER}", "bin", "")'
+            zero = f"0 * {self.literal(EXPECTED, CATEGORY)}"  # a category nobody used
+            counted.append(f"({named} or on {BIN} {zero})")
         return "\nor ".join(counted)
 
     def upto_edges(self, baseline: FrozenBaseline, offset: str) -> str:
@@ -220,17 +235,17 @@ class Scores:
         return f'sum by (hi) (label_replace({found}, "hi", "$1", "le", "(.+?)([.]0)?"))'
 
     def by_category(self, baseline: FrozenBaseline, offset: str) -> str:
-        """Requests per named category, and all the others together."""
+        """Requests per named category, and all the others together: those have no `bin` yet."""
         named = quoted("|".join(_literal(each.label) for each in baseline.bins if each.label != OTHER))
-        others = f'label_replace({self.source(baseline, offset=offset)}, "bin", "{OTHER}", "", "")'
-        return f'sum by (bin) (label_replace({others}, "bin", "$0", "{SERIES[baseline.signal].label}", {named}))'
+        found, label = self.source(baseline, offset=offset), SERIES[baseline.signal].label
+        return f'sum by (bin) (label_replace({found}, "bin", "$0", "{label}", {named}))'
 
     def differences(self, upto: str) -> str:
         """Requests per bin: up to its upper edge, less up to its lower one; a bin whose edge is gone is left out.
 
         Adding the baseline's shares on both sides, where they cancel, is how the counts come by the name of their bin.
         """
-        named, first = (self.literal(EXPECTED, *more, only=self.histograms) for more in ((), ('lo="0"',)))
+        named, first = (self.literal(EXPECTED, edge) for edge in (RANGE, 'lo="0"'))
         lower = f'label_replace({upto}, "lo", "$1", "hi", "(.*)")'
         return (
             f"({named} + on (baseline, hi) group_left () {upto})\n"
@@ -253,9 +268,9 @@ class Scores:
         score = f"sum without (bin) ({terms})" + (f"\nunless on (baseline) ({lost})" if lost else "")
         return f"({score})\n- on {SIGNAL} {bias}"
 
-    def noise(self, reference: str, only: Iterable[FrozenBaseline] | None = None) -> str:
+    def noise(self, reference: str) -> str:
         """Times K - 1, what sampling alone adds to PSI on average; PSI in units of it follows chi-square."""
-        return f"(1 / {self.own(SAMPLES, only=only)} + on {SIGNAL} 1 / {reference})"
+        return f"(1 / {self.own(SAMPLES)} + on {SIGNAL} 1 / {reference})"
 
     @property
     def debiased(self) -> str:
@@ -266,8 +281,21 @@ class Scores:
         """The baselines whose edges are not all there: there are as many as bins."""
         if not self.histograms:
             return ""
-        edges, degrees = self.own(upto, only=self.histograms), self.literal(DEGREES, only=self.histograms)
-        return f"count by (baseline) ({edges}) <= on (baseline) {degrees}"
+        return f"count by (baseline) ({self.own(upto)}) <= on (baseline) {self.literal(DEGREES)}"
+
+    @property
+    def bar(self) -> str:
+        """What a score must pass: its threshold, or more where last week or the size of the sample explains it.
+
+        Neither changes within minutes: the bar is looked at four times more rarely than the score.
+        """
+        threshold = self.literal(THRESHOLD)
+        excused = f"{WEEK_TOLERANCE} * {threshold} and on (baseline) (({self.last_week}) <= on {SIGNAL} {threshold})"
+        bars = [threshold, f'label_replace({excused}, "by", "last week", "", "")']
+        if self.doubtful:
+            sampled = f"{self.literal(CRITICAL)} * on {SIGNAL} {self.noise(self.literal(REFERENCE))}"
+            bars.append(f'label_replace({sampled}, "by", "sampling", "", "")')
+        return f"max by {SIGNAL} (" + "\nor ".join(bars) + ")"
 
     @property
     def last_week(self) -> str:
@@ -302,7 +330,7 @@ class Scores:
             f'label_replace(vector({share!r}), "hi", "{each.upper}", "", "")'
             for each, share in zip(baseline.bins[:-1], upto, strict=False)
         )
-        cumulative, samples, psi = (self.own(name, only=[baseline]) for name in (CUMULATIVE, SAMPLES, DEBIASED))
+        cumulative, samples, psi = (self.its(name, baseline) for name in (CUMULATIVE, SAMPLES, DEBIASED))
         shares = f"{cumulative} / on () group_left () {samples}"
         return f"max(abs({shares} - on (hi) (\n{literals}))) and on () {psi}"
 

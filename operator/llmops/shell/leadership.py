@@ -26,7 +26,7 @@ log = structlog.get_logger()
 LEASE_SECONDS = 10
 SURE_SECONDS = 7
 RENEW_SECONDS = 2.0
-LOOK_SECONDS = 1.0  # how often one that stands by looks: a Lease given back is taken within this time
+LOOK_SECONDS = 0.7  # how often one that stands by looks: a Lease given back is taken within this time
 FIELD_MANAGER = "llmops-operator-lease"
 
 
