@@ -19,8 +19,7 @@ class Call:
 
     `source` is what its client is called, and `process` which process of that name it is. `number` counts the writes of
     one namespace, from 1; it is 0 for a read. `status` is what the API server answered: `None` while it has not, or was
-    not asked. `late` says what is wrong with a write by a process
-    that did not hold the Lease when it came.
+    not asked. `late` says what is wrong with a write by a process that did not hold the Lease when it came.
     """
 
     source: str

@@ -58,15 +58,16 @@ class Budgets:
             self.sums[name] = max(value, self.sums.get(name, 0))
         kept = sorted({name.partition(".")[0] for name in self.sums})[-MONTHS_KEPT:]
         self.sums = {name: value for name, value in self.sums.items() if name.partition(".")[0] in kept}
-        if self.sums != there:
+        now = dict(self.sums)  # more is heard while this is written
+        if now != there:
             manifest: dict[str, Any] = {
                 "apiVersion": CONFIG_MAP.api_version,
                 "kind": CONFIG_MAP.kind,
                 "metadata": {key: live["metadata"][key] for key in ("name", "namespace", "resourceVersion")},
-                "data": {name: str(value) for name, value in sorted(self.sums.items())},
+                "data": {name: str(value) for name, value in sorted(now.items())},
             }
             await self._cluster.apply(manifest, manager=MANAGER)
-        self._written = dict(self.sums)
+        self._written = now
 
 
 def _counts(data: Mapping[str, str]) -> dict[str, int]:

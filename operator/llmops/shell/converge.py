@@ -67,7 +67,7 @@ async def converge(
 
 
 def _stands(wish: Json, live: Json | None, uid: str) -> bool:
-    """Whether nothing is to be written: the child is as it should be, or in nobody's hands but its own."""
+    """Whether nothing is to be written: it is as it should be, on its way out, or never written twice."""
     if live is None:
         return False
     if live["metadata"].get("deletionTimestamp"):
