@@ -126,6 +126,21 @@ def both(plane: ProxiedPlane, namespace: str) -> set[str] | None:
 
 
 @pytest.mark.usefixtures("operator")
+def test_a_download_that_two_deployments_share_belongs_to_both(plane: ProxiedPlane, namespace: str) -> None:
+    model = {"source": "hf://o/m", "storage": {"size": "1Gi", "accessMode": "ReadWriteMany"}}
+
+    def belong_to(*owners: str) -> bool:
+        listed = json.loads(plane.kubectl("get", "jobs,pvc", "-n", namespace, "-o", "json"))["items"]
+        found = [{owner["name"] for owner in each["metadata"]["ownerReferences"]} for each in listed]
+        return found == [set(owners)] * 2
+
+    apply(plane, namespace, "first", model=model)
+    eventually(lambda: belong_to("first"), "Job and volume of the first")
+    apply(plane, namespace, "second", model=model)
+    eventually(lambda: belong_to("first", "second"), "the second to have its share")
+
+
+@pytest.mark.usefixtures("operator")
 def test_the_scale_subresource_sets_the_size(plane: ProxiedPlane, namespace: str) -> None:
     apply(plane, namespace)
     wait_for(plane, namespace, "Ready", "ScaledToZero")

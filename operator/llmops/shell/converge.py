@@ -45,7 +45,10 @@ async def converge(
     done = []
     for wish in wanted:
         stamped = _stamped(wish)
-        child = existing.get(_identity(wish)) or await _claimable(cluster, wish, owner)
+        child = existing.get(_identity(wish))
+        if child is not None and wish["kind"] in WRITE_ONCE:
+            continue
+        child = child or await _claimable(cluster, wish, owner)
         if _stands(stamped, child, uid):
             continue
         try:
@@ -67,12 +70,12 @@ async def converge(
 
 
 def _stands(wish: Json, live: Json | None, uid: str) -> bool:
-    """Whether nothing is to be written: it is as it should be, on its way out, or never written twice."""
+    """Whether nothing is to be written: it is as it should be, on its way out, or ours and never written twice."""
     if live is None:
         return False
     if live["metadata"].get("deletionTimestamp"):
         return True  # it must be gone before its name is free; its deletion wakes us
-    return wish["kind"] in WRITE_ONCE or _holds(wish, live, uid)
+    return (wish["kind"] in WRITE_ONCE and _owned(live, uid)) or _holds(wish, live, uid)
 
 
 def _holds(wish: Json, live: Json, uid: str) -> bool:
