@@ -18,7 +18,7 @@ from llmops.judge import adapters as judge
 from llmops.judge.adapters import Found, Record
 from llmops.judge.weights import Weights
 from llmops.shell import finetunes
-from llmops.shell.cluster import Conflicting
+from llmops.shell.cluster import Conflicting, exact
 from llmops.shell.world import World
 
 Json = dict[str, Any]
@@ -94,12 +94,10 @@ async def known_of(llm: LLMDeployment, model: ModelStatus | None, world: World) 
 
 async def _annotate(pod: Json, wanted: dict[str, str], world: World) -> None:
     """Write what gateways may believe of this pod, if it is not written yet."""
-    meta = pod["metadata"]
-    written = meta.get("annotations") or {}
+    written = pod["metadata"].get("annotations") or {}
     if all(written.get(name) == value for name, value in wanted.items()):
         return
-    identity = {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion")}
-    patch = {"apiVersion": "v1", "kind": "Pod", "metadata": {**identity, "annotations": wanted}}
+    patch = {"apiVersion": "v1", "kind": "Pod", "metadata": {**exact(pod), "annotations": wanted}}
     try:
         world.mirror.put(await world.cluster.apply(patch, manager=names.CHILD_MANAGER))
     except Conflicting:

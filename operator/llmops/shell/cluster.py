@@ -168,7 +168,7 @@ class Cluster:
             body={
                 "apiVersion": "autoscaling/v1",
                 "kind": "Scale",
-                "metadata": {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion")},
+                "metadata": exact(workload),
                 "spec": {"replicas": replicas},
             },
             content_type="application/apply-patch+yaml",
@@ -302,6 +302,11 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError) as error:
             self._observe_call(verb, resource.plural, 0)
             raise Unavailable(0, f"{verb} {path}: {str(error) or type(error).__name__}") from error
+
+
+def exact(live: Json) -> Json:
+    """What names this very version of an object."""
+    return {key: live["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[Json]:

@@ -14,7 +14,7 @@ from llmops.api.conditions import Reason
 from llmops.api.problem import NeedsUser
 from llmops.api.quantity import amount
 from llmops.judge import ownership
-from llmops.shell.cluster import Cluster, Conflicting, Refused
+from llmops.shell.cluster import Cluster, Conflicting, Refused, exact
 from llmops.shell.mirror import Mirror
 from llmops.shell.resources import of
 
@@ -140,7 +140,7 @@ async def _apply(cluster: Cluster, wish: Json, live: Json | None, uid: str) -> J
     A process that is stopped in the instant of its write sends it when it goes on, by then perhaps as one of two: what
     the other wrote meanwhile is newer.
     """
-    versioned = {**wish, "metadata": {**wish["metadata"], **(_exact(live) if live else {})}}
+    versioned = {**wish, "metadata": {**wish["metadata"], **(exact(live) if live else {})}}
     try:
         return await cluster.apply(versioned, manager=_manager(wish, uid))
     except Refused as error:
@@ -157,20 +157,15 @@ async def _drop(cluster: Cluster, child: Json, uid: str) -> None:
     found = await cluster.get(of(child), meta["namespace"], meta["name"])
     if found is None or found["metadata"]["uid"] != meta["uid"] or not _owned(found, uid):
         return
-    exact = {"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": _exact(found)}
+    there = {"apiVersion": child["apiVersion"], "kind": child["kind"], "metadata": exact(found)}
     try:
         if ownership.owner_uids(found) != {uid}:
             # Applying nothing gives back every field that only this manager owns: its owner reference.
-            await cluster.apply(exact, manager=_manager(child, uid))
+            await cluster.apply(there, manager=_manager(child, uid))
         else:
-            await cluster.delete(exact)
+            await cluster.delete(there)
     except Conflicting:
         return  # it changed under our hands: its change wakes us, and then it is judged again
-
-
-def _exact(live: Json) -> Json:
-    """What names this very version of an object."""
-    return {key: live["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion")}
 
 
 def _manager(manifest: Json, uid: str) -> str:
